@@ -1,0 +1,2 @@
+"""The baseline unit."""
+

@@ -1,0 +1,4 @@
+KERNELS: tuple[str, ...]
+LEVELS: tuple[str, ...]
+COMPILER: str
+FLAGS: str

@@ -1,0 +1,2 @@
+int fc_pool_version(void);
+int fc_pool_version(void) { return 0; }
