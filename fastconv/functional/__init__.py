@@ -1,0 +1,26 @@
+"""The street door: arrays and short forms in, arrays out.
+
+Each function resolves everything odd (layouts, dtypes, padding modes, short forms), builds the problem once and
+validates it once, asks the planner who computes it, and allocates the results.
+"""
+
+from fastconv.functional.conv import conv2d, conv2d_backward, conv2d_input, conv2d_weight
+from fastconv.functional.norm import local_response_norm, local_response_norm_backward
+from fastconv.functional.planning import explain, output_size, plan_conv2d
+from fastconv.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+
+__all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input",
+    "conv2d_weight",
+    "explain",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "output_size",
+    "plan_conv2d",
+]

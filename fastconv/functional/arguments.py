@@ -1,0 +1,167 @@
+"""The border: arrays and short forms come in, exact integers and plain arrays go on.
+
+Everything a caller may write, and every complaint about it, is here; what follows may trust its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastconv.errors import InvalidProblem
+from fastconv.problem import Ints, Pads, window_extent
+
+#: One int for all spatial axes, or one per axis.
+IntOrInts: TypeAlias = int | Sequence[int]
+#: The same, "valid", "same", or exactly one (low, high) pair per axis.
+Padding: TypeAlias = int | str | Sequence[int] | Sequence[Sequence[int]]
+
+_COMPUTED_IN = {"float16": "float32", "float32": "float32", "float64": "float64"}
+
+
+def check_int(name: str, value: object) -> int:
+    """An int or NumPy integer, and nothing that only looks like one.
+
+    Raises
+    ------
+    TypeError
+        For bool, float, str, None.
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, np.integer):
+        return int(value)
+    raise TypeError(f"{name} must be an int, got {value!r}")
+
+
+def check_ints(name: str, value: object, axes: int) -> Ints:
+    """One int per spatial axis; a single one serves all."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != axes or any(isinstance(entry, (list, tuple)) for entry in value):
+            raise InvalidProblem(f"{name} must be an int or {axes} ints, one per spatial axis, got {value!r}")
+        return tuple(check_int(name, entry) for entry in value)
+    return (check_int(name, value),) * axes
+
+
+def check_bool(name: str, value: object) -> bool:
+    """True or False, nothing else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dilation: Ints) -> Pads:
+    """(low, high) zeros per axis from an int, ints, pairs, "valid" or "same".
+
+    "same" keeps ceil(input / stride) outputs, with any surplus zero at the end (as Keras, ONNX SAME_UPPER).
+    """
+    axes = len(in_size)
+    if isinstance(value, str):
+        if value.lower() == "valid":
+            return ((0, 0),) * axes
+        if value.lower() != "same":
+            raise InvalidProblem(f'padding must be "valid", "same", ints or (low, high) pairs, got {value!r}')
+        pads = []
+        for size, k, s, d in zip(in_size, kernel, stride, dilation, strict=True):
+            total = max((-(-size // s) - 1) * s + window_extent(k, d) - size, 0) if min(k, s, d) > 0 else 0
+            pads.append((total // 2, total - total // 2))
+        return tuple(pads)
+    if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
+        if len(value) != axes or not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in value):
+            raise InvalidProblem(f"padding must be exactly one (low, high) pair per spatial axis ({axes}), got {value!r}")
+        return tuple((check_int("padding", low), check_int("padding", high)) for low, high in value)
+    return tuple((pad, pad) for pad in check_ints("padding", value, axes))
+
+
+def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
+    """A floating-point NumPy array of `value`, without a copy where it is one already.
+
+    Raises
+    ------
+    TypeError
+        For integers, bool, complex, objects, masked arrays, and a dtype other than `dtype`.
+    """
+    if not isinstance(value, np.ndarray):
+        if hasattr(value, "__dlpack__"):
+            value = np.from_dlpack(value)  # type: ignore[arg-type]
+        elif isinstance(value, (list, tuple, float, np.floating)):
+            value = np.asarray(value)
+        else:
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill it first")
+    array = np.asarray(value)
+    if array.dtype.name not in _COMPUTED_IN:
+        raise TypeError(f"{name} must be of dtype float32, float64 or float16, got {array.dtype}")
+    if dtype is not None and array.dtype.name != dtype.name:
+        raise TypeError(f"{name} must be of the input's dtype {dtype.name}, got {array.dtype.name}")
+    return array
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """As a kernel reads it: C-contiguous, aligned, native, float32 or float64; a copy only where it is not."""
+    return np.require(array, _COMPUTED_IN[array.dtype.name], ["C", "A"])
+
+
+def compute_dtype(array: np.ndarray) -> str:
+    """Element type in which a result for `array` is computed: float16 is computed in float32."""
+    return _COMPUTED_IN[array.dtype.name]
+
+
+def check_data_format(value: object, axes: int) -> bool:
+    """Whether the channel axis is last: ``data_format`` None means NCHW."""
+    first, last = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}[axes]
+    if value is None or value == first:
+        return False
+    if value == last:
+        return True
+    raise InvalidProblem(f'data_format must be "{first}" or "{last}", got {value!r}')
+
+
+def check_image(name: str, array: np.ndarray, axes: int) -> tuple[np.ndarray, bool]:
+    """`array` with a batch axis, and whether it had one."""
+    if array.ndim == axes + 2:
+        return array, True
+    if array.ndim == axes + 1:
+        return array[None], False
+    raise InvalidProblem(
+        f"{name} must have {axes + 2} dimensions (batch, channels and {axes} spatial), or {axes + 1} without the batch, "
+        f"got shape {array.shape}"
+    )
+
+
+def split_image(shape: Ints, channels_last: bool) -> tuple[int, int, Ints]:
+    """Batch, channels and spatial size of a batched image shape."""
+    return (shape[0], shape[-1], shape[1:-1]) if channels_last else (shape[0], shape[1], shape[2:])
+
+
+def check_shape(name: str, array: np.ndarray, shape: Ints, why: str) -> None:
+    """Raise unless `array` has exactly `shape`; `why` says where that shape comes from."""
+    if array.shape != shape:
+        raise InvalidProblem(f"{name} must have shape {shape} ({why}), got {array.shape}")
+
+
+def check_out(out: Any, shape: Ints, dtype: np.dtype, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
+    """The user's result array: exact shape and dtype, writable, no element twice, apart from every input.
+
+    Raises
+    ------
+    TypeError
+        When it is not an array of `dtype`.
+    InvalidProblem
+        For the rest.
+    """
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
+    if out.shape != shape:
+        raise InvalidProblem(f"out must have the result's shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise InvalidProblem("out must be writable, got a read-only array")
+    if any(stride == 0 and extent > 1 for stride, extent in zip(out.strides, out.shape, strict=True)):
+        raise InvalidProblem(f"out must not hold an element twice, got strides {out.strides}")
+    if any(array is not None and np.may_share_memory(out, array) for array in inputs):
+        raise InvalidProblem("out must not overlap an input")
+    return out

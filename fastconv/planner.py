@@ -1,0 +1,229 @@
+"""Who computes this, and why not the others: one place where an implementation is chosen.
+
+`plan` filters the registry by three questions that only an algorithm can answer (is it available, does it refuse,
+would it compile first), by the user's tolerance and workspace, and takes the cheapest of what is left. The answer
+is cached, so that a call of a known shape costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastconv import conv, pool, settings, threads, workspace
+from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error
+from fastconv.errors import UnsupportedProblem
+from fastconv.machine import machine
+from fastconv.problem import ConvProblem, PoolProblem, Problem
+
+#: Every implementation, per family, in order of preference.
+REGISTRY: dict[str, tuple[Algorithm, ...]] = {"conv": conv.ALGORITHMS, "pool": pool.ALGORITHMS}
+
+for _family, _algorithms in REGISTRY.items():
+    settings.known_names[_family] = tuple(algorithm.name for algorithm in _algorithms)
+
+
+def family_of(problem: Problem) -> str:
+    """Name of the registry that computes `problem`."""
+    return "conv" if isinstance(problem, ConvProblem) else "pool"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One algorithm settled for one problem and direction.
+
+    Attributes
+    ----------
+    problem : ConvProblem or PoolProblem
+    direction : Direction
+    algorithm : str
+        The chosen one.
+    cost : float
+        Estimated seconds.
+    error : float
+        Expected max|error| / max|result| on independent N(0, 1) data.
+    workspace_bytes : int
+        Scratch granted to each call.
+    threads : int
+        Threads it may use.
+    """
+
+    problem: Problem
+    direction: Direction
+    algorithm: str
+    cost: float
+    error: float
+    workspace_bytes: int
+    threads: int
+    _implementation: Algorithm
+
+    def execute(self, *arguments: Any) -> None:
+        """Run on arrays and results that are as the contract wants them (algorithm.py); functional's way in."""
+        with workspace.scratch(self.workspace_bytes) as granted:
+            compute = self._implementation.direction(self.direction)
+            compute(self.problem, *arguments, granted, self.threads)
+
+    def run(self, *arrays: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+        """Compute the result of this convolution plan.
+
+        Parameters
+        ----------
+        *arrays : ndarray
+            forward: input, weight. backward_input: grad_output, weight. backward_weight: grad_output, input. Each
+            has exactly the shape and dtype of the problem; odd strides are copied.
+        bias : ndarray, optional
+            (out_channels,), forward only.
+
+        Returns
+        -------
+        ndarray
+            The output, grad_input or grad_weight.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When an array is not of the problem's shape or dtype, or the plan is one of a pool.
+
+        Examples
+        --------
+        >>> import numpy as np, fastconv
+        >>> plan = fastconv.plan_conv2d((1, 3, 8, 8), (4, 3, 3, 3))
+        >>> plan.run(np.zeros((1, 3, 8, 8), np.float32), np.zeros((4, 3, 3, 3), np.float32)).shape
+        (1, 4, 6, 6)
+        """
+        problem = self.problem
+        if not isinstance(problem, ConvProblem):
+            raise TypeError("only a convolution's plan can be run; pools have their functions")
+        shapes = {"input": problem.input_shape, "weight": problem.weight_shape, "grad_output": problem.output_shape}
+        names, result_shape = {
+            Direction.FORWARD: (("input", "weight"), problem.output_shape),
+            Direction.BACKWARD_INPUT: (("grad_output", "weight"), problem.input_shape),
+            Direction.BACKWARD_WEIGHT: (("grad_output", "input"), problem.weight_shape),
+        }[self.direction]
+        if len(arrays) != 2:
+            raise TypeError(f"a {self.direction} plan runs on {names[0]} and {names[1]}, got {len(arrays)} arrays")
+        operands = [
+            _operand(name, array, shapes[name], problem.dtype) for name, array in zip(names, arrays, strict=True)
+        ]
+        if bias is not None and self.direction is not Direction.FORWARD:
+            raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
+        result = np.empty(result_shape, problem.dtype)
+        if self.direction is Direction.BACKWARD_WEIGHT:
+            self.execute(*operands, result, None)
+        else:
+            checked = None if bias is None else _operand("bias", bias, (problem.out_channels,), problem.dtype)
+            self.execute(*operands, result, Epilogue(checked))
+        return result
+
+
+def _operand(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have the plan's shape {shape}, got {array.shape}")
+    return np.require(array, dtype, ["C", "A"])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One algorithm's answer to a problem: what it would cost, or why it cannot (`reason`)."""
+
+    algorithm: Algorithm
+    reason: str | None
+    #: Whether a user who names it gets it in spite of the reason (it only has to compile, or errs more).
+    on_request: bool
+    cost: float = 0.0
+    error: float = 0.0
+    workspace_bytes: int = 0
+
+
+def _candidate(algorithm: Algorithm, problem: Problem, direction: Direction, using: settings.Settings) -> Candidate:
+    reason = algorithm.unavailable() or algorithm.refusal(problem, direction)
+    if reason:
+        return Candidate(algorithm, reason, on_request=False)
+    count = using.threads or threads.get_num_threads()
+    least, best = algorithm.workspace_bytes(problem, direction, count)
+    error = algorithm.error(problem, direction)
+    cost = algorithm.cost(problem, direction, count, machine())
+    granted = max(least, min(best, using.workspace_limit))
+    on_request = True
+    if least > using.workspace_limit:
+        reason, on_request = f"needs {least} bytes of workspace, the limit is {using.workspace_limit}", False
+    elif error > max(using.tolerance, 2 * direct_error(problem, direction)):
+        reason = f"its expected error {error:.1e} is above the tolerance {using.tolerance:.1e}"
+    elif not algorithm.ready(problem, direction):
+        reason = "its first call would compile"
+    return Candidate(algorithm, reason, on_request, cost, error, granted)
+
+
+def candidates(problem: Problem, direction: Direction, using: settings.Settings | None = None) -> list[Candidate]:
+    """Every registered algorithm's answer, in order of preference."""
+    using = using or settings.current()
+    if direction is Direction.BACKWARD_WEIGHT and isinstance(problem, PoolProblem):
+        raise ValueError("pooling has no weight to differentiate by")
+    return [_candidate(algorithm, problem, direction, using) for algorithm in REGISTRY[family_of(problem)]]
+
+
+def _refuse(candidate: Candidate, problem: Problem, direction: Direction) -> Exception:
+    message = f"{candidate.algorithm.name} cannot compute {problem} {direction}: {candidate.reason}"
+    return MemoryError(message) if candidate.workspace_bytes else UnsupportedProblem(message)
+
+
+def choose(
+    found: list[Candidate], problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings
+) -> Candidate:
+    """The candidate that runs: the one named in the call, else the preferred one, else the cheapest."""
+    by_name = {candidate.algorithm.name: candidate for candidate in found}
+    if algorithm is not None and algorithm != "auto":
+        (name,) = settings.check_names([algorithm], [family_of(problem)])
+        if by_name[name].reason and not by_name[name].on_request:
+            raise _refuse(by_name[name], problem, direction)
+        return by_name[name]
+    preferred = using.preference(family_of(problem)) if algorithm is None else ()
+    for name in preferred:
+        if not by_name[name].reason or by_name[name].on_request:
+            return by_name[name]
+    if preferred and using.strict:
+        raise _refuse(by_name[preferred[0]], problem, direction)
+    admissible = [candidate for candidate in found if not candidate.reason]
+    if not admissible:
+        tight = [candidate for candidate in found if candidate.workspace_bytes]
+        raise _refuse((tight or found)[-1], problem, direction)
+    return min(admissible, key=lambda candidate: candidate.cost)
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings, count: int
+) -> Plan:
+    chosen = choose(candidates(problem, direction, using), problem, direction, algorithm, using)
+    return Plan(
+        problem, direction, chosen.algorithm.name, chosen.cost, chosen.error, chosen.workspace_bytes, count,
+        chosen.algorithm,
+    )  # fmt: skip
+
+
+def plan(problem: Problem, direction: Direction, algorithm: str | None = None) -> Plan:
+    """Settle which algorithm computes `problem`; cached per problem, direction and settings.
+
+    Raises
+    ------
+    ValueError
+        For a name that nothing is registered under.
+    UnsupportedProblem
+        When the algorithm named cannot compute it.
+    MemoryError
+        When the least workspace exceeds the limit; the message states the bytes.
+    """
+    if algorithm is not None and not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a name or None, got {algorithm!r}")
+    using = settings.current()
+    return _plan(problem, direction, algorithm, using, using.threads or threads.get_num_threads())
+
+
+def forget_plans() -> None:
+    """Drop the cached plans: after something was compiled, measured or tuned."""
+    _plan.cache_clear()

@@ -1,0 +1,218 @@
+"""The settings in force: `use` for this context, `configure` for the process.
+
+Precedence: an argument of the call, then `use`, then `configure`, then the default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from fastconv import threads as _threads
+from fastconv import workspace
+
+FAMILIES = ("conv", "pool")
+
+#: Registered names per family; the planner, which knows the registries, fills it in.
+known_names: dict[str, tuple[str, ...]] = {family: () for family in FAMILIES}
+
+#: What users may write as a preference: a name, several in order, or one of these per family.
+Preference: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One consistent set of settings; hashable, so that plans are cached by it."""
+
+    #: Preferred algorithms per family, in the order of FAMILIES; empty: auto.
+    preferred: tuple[tuple[str, ...], ...] = ((), ())
+    #: Threads for our own kernels and Numba's; None: as many as the process may use.
+    threads: int | None = None
+    #: Largest expected error that lets "auto" take a transform.
+    tolerance: float = 1e-5
+    #: Bytes of scratch per call.
+    workspace_limit: int = 256 * 2**20
+    #: Raise where no preferred algorithm can compute a problem, instead of choosing another.
+    strict: bool = False
+
+    def preference(self, family: str) -> tuple[str, ...]:
+        """Preferred names for `family`, best first."""
+        return self.preferred[FAMILIES.index(family)]
+
+
+_process = Settings()
+_context: ContextVar[tuple[tuple[str, Any], ...]] = ContextVar("fastconv_settings", default=())
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"algorithm must be a name, a list of names, or a dict of these per family, got {value!r}")
+    return names  # type: ignore[return-value]
+
+
+def check_names(value: object, families: Sequence[str]) -> tuple[str, ...]:
+    """The names in `value` without "auto"; each must be registered in one of `families`."""
+    known = dict.fromkeys(name for family in families for name in known_names[family])
+    names = tuple(name for name in _listed(value) if name != "auto")
+    for name in names:
+        if name not in known:
+            kind = families[0] + " algorithm" if len(families) == 1 else "algorithm"
+            raise ValueError(f"unknown {kind} {name!r}; the names are auto, {', '.join(known)}")
+    return names
+
+
+def _preferred(algorithm: object) -> tuple[tuple[str, ...], ...]:
+    if isinstance(algorithm, Mapping):
+        for family in algorithm:
+            if family not in FAMILIES:
+                raise ValueError(f"unknown family {family!r}; the families are {', '.join(FAMILIES)}")
+        return tuple(check_names(algorithm.get(family, "auto"), [family]) for family in FAMILIES)
+    names = check_names(algorithm, FAMILIES)
+    # A name that only one family has says nothing about the other.
+    return tuple(tuple(name for name in names if name in known_names[family]) for family in FAMILIES)
+
+
+def _changes(
+    algorithm: Preference | None,
+    threads: int | None,
+    tolerance: float | None,
+    workspace_limit: int | None,
+    strict: bool | None,
+) -> dict[str, Any]:
+    """Only what was given, checked."""
+    changes: dict[str, Any] = {}
+    if algorithm is not None:
+        changes["preferred"] = _preferred(algorithm)
+    if threads is not None:
+        changes["threads"] = _threads.validate_threads(threads)
+    if tolerance is not None:
+        if isinstance(tolerance, (bool, str)) or not isinstance(tolerance, (int, float)):
+            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
+        changes["tolerance"] = float(tolerance)
+    if workspace_limit is not None:
+        changes["workspace_limit"] = workspace.check_limit(workspace_limit)
+    if strict is not None:
+        if not isinstance(strict, bool):
+            raise TypeError(f"strict must be True or False, got {strict!r}")
+        changes["strict"] = strict
+    return changes
+
+
+def current() -> Settings:
+    """The settings in force here and now."""
+    layered = _context.get()
+    return replace(_process, **dict(layered)) if layered else _process
+
+
+@contextmanager
+def _using(changes: dict[str, Any]) -> Iterator[Settings]:
+    token = _context.set((*_context.get(), *changes.items()))
+    try:
+        yield current()
+    finally:
+        _context.reset(token)
+
+
+def use(
+    *,
+    algorithm: Preference | None = None,
+    threads: int | None = None,
+    tolerance: float | None = None,
+    workspace_limit: int | None = None,
+    strict: bool | None = None,
+) -> AbstractContextManager[Settings]:
+    """Settings for the code inside a ``with`` block, or for a decorated function; only in this context.
+
+    Parameters
+    ----------
+    algorithm : str, list of str, or dict, optional
+        A preference: the first that can compute a problem runs, otherwise "auto" chooses. A dict gives one
+        preference for each of "conv" and "pool".
+    threads : int, optional
+        Threads for fastconv's and Numba's kernels. BLAS has one setting per process: see `set_num_threads`.
+    tolerance : float, optional
+        Largest expected error, max|error| / max|result|, with which "auto" takes a transform; 0 admits none.
+    workspace_limit : int, optional
+        Bytes of scratch per call, all threads together.
+    strict : bool, optional
+        Raise `UnsupportedProblem` where no preferred algorithm can compute a problem.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value of the wrong kind, and for a name that nothing is registered under.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv
+    >>> with fastconv.use(algorithm="naive", threads=1):
+    ...     fastconv.conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3)))
+    array([[[[9.]]]])
+    """
+    changes = _changes(algorithm, threads, tolerance, workspace_limit, strict)
+    return _using(changes)
+
+
+def configure(
+    *,
+    algorithm: Preference | None = None,
+    threads: int | None = None,
+    tolerance: float | None = None,
+    workspace_limit: int | None = None,
+    strict: bool | None = None,
+) -> None:
+    """The same settings as `use`, for the whole process; those not given stay as they are.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.configure(tolerance=1e-5)
+    """
+    global _process
+    changes = _changes(algorithm, threads, tolerance, workspace_limit, strict)
+    if "threads" in changes:
+        _threads.set_num_threads(changes["threads"])
+        del changes["threads"]
+    _process = replace(_process, **changes)
+
+
+def set_num_threads(n: int) -> None:
+    """Threads for all of fastconv in this process: its own kernels, Numba's, and the BLAS that NumPy uses.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        For anything but an int of at least 1.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.set_num_threads(fastconv.get_num_threads())
+    """
+    configure(threads=n)
+
+
+def get_num_threads() -> int:
+    """Threads that a call here and now may use.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.use(threads=1):
+    ...     fastconv.get_num_threads()
+    1
+    """
+    threads = current().threads
+    return _threads.get_num_threads() if threads is None else threads
