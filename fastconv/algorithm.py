@@ -105,7 +105,7 @@ class Algorithm:
 
     def direction(self, direction: Direction) -> Callable[..., None]:
         """The function that computes `direction`."""
-        function = getattr(self, direction.value)
+        function: Callable[..., None] | None = getattr(self, direction.value)
         if function is None:
             raise ValueError(f"{self.name} has no {direction}")
         return function
@@ -114,6 +114,14 @@ class Algorithm:
 def nchw(problem: Problem, array: np.ndarray) -> np.ndarray:
     """View of an image array with the channel axis second, whatever the problem's layout."""
     return np.moveaxis(array, -1, 1) if problem.channels_last else array
+
+
+def elements(array: np.ndarray) -> Any:
+    """The elements of `array` as Python numbers, indexed alike: a memoryview.
+
+    3 times as fast as indexing the array, and IEEE arithmetic without NumPy's warnings.
+    """
+    return memoryview(array)  # type: ignore[arg-type]
 
 
 def always_ready(problem: Problem, direction: Direction) -> bool:

@@ -196,9 +196,7 @@ def choose(
 
 
 @lru_cache(maxsize=4096)
-def _plan(
-    problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings, count: int
-) -> Plan:
+def _plan(problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings, count: int) -> Plan:
     chosen = choose(candidates(problem, direction, using), problem, direction, algorithm, using)
     return Plan(
         problem, direction, chosen.algorithm.name, chosen.cost, chosen.error, chosen.workspace_bytes, count,

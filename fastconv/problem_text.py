@@ -133,7 +133,9 @@ def parse_problem(text: str) -> Problem:
     head = _HEAD.match(text)
     rest = text[head.end() :] if head else ""
     if head is None or (rest and not rest.startswith("_")) or bool(head["kind"]) == bool(head["k"]):
-        raise InvalidProblem(f"not a problem's text: {text!r}; the form is {_FORM} or max_f32_n1c3h32w32_r2s2_stride2x2")
+        raise InvalidProblem(
+            f"not a problem's text: {text!r}; the form is {_FORM} or max_f32_n1c3h32w32_r2s2_stride2x2"
+        )
     if bool(head["d"]) != bool(head["t"]):
         raise InvalidProblem(f"three axes need both d (input planes) and t (kernel planes): {text!r}")
     found: dict[str, Any] = {}
@@ -148,7 +150,9 @@ def parse_problem(text: str) -> Problem:
             raise InvalidProblem(f"{part!r} does not belong to this kind of problem: {text!r}")
         found[name] = value
 
-    sizes = {letter: int(value) for letter, value in head.groupdict().items() if value and letter not in ("kind", "dtype")}
+    sizes = {
+        letter: int(value) for letter, value in head.groupdict().items() if value and letter not in ("kind", "dtype")
+    }
     in_size = tuple(sizes[letter] for letter in "dhw" if letter in sizes)
     kernel = tuple(sizes[letter] for letter in "trs" if letter in sizes)
     axes = len(in_size)

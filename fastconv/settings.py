@@ -18,7 +18,7 @@ from fastconv import workspace
 FAMILIES = ("conv", "pool")
 
 #: Registered names per family; the planner, which knows the registries, fills it in.
-known_names: dict[str, tuple[str, ...]] = {family: () for family in FAMILIES}
+known_names: dict[str, tuple[str, ...]] = dict.fromkeys(FAMILIES, ())
 
 #: What users may write as a preference: a name, several in order, or one of these per family.
 Preference: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]

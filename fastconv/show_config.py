@@ -35,6 +35,5 @@ def show_config() -> str:
         f"settings: {settings.current()}",
     ]
     for family in settings.FAMILIES:
-        for entry in algorithms(family):
-            lines.append(f"{family} {entry.name}: {entry.reason or 'available'}")
+        lines += [f"{family} {entry.name}: {entry.reason or 'available'}" for entry in algorithms(family)]
     return "\n".join(lines)

@@ -173,9 +173,7 @@ def run_numba(
     return _sliced(serial, args, items, 1)
 
 
-def _numba_parallel(
-    parallel: Callable[..., Any], args: tuple[Any, ...], threads: int, items: int | None
-) -> None:
+def _numba_parallel(parallel: Callable[..., Any], args: tuple[Any, ...], threads: int, items: int | None) -> None:
     import numba
 
     threads = min(threads, numba.config.NUMBA_NUM_THREADS)

@@ -59,7 +59,7 @@ _peak_bytes = 0
 def _allocate(nbytes: int) -> np.ndarray:
     """Uninitialised bytes on a cache-line boundary."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = int(-raw.ctypes.data % ALIGNMENT)
     return raw[start : start + nbytes]
 
 

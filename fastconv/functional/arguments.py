@@ -71,7 +71,9 @@ def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dila
         return tuple(pads)
     if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
         if len(value) != axes or not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in value):
-            raise InvalidProblem(f"padding must be exactly one (low, high) pair per spatial axis ({axes}), got {value!r}")
+            raise InvalidProblem(
+                f"padding must be exactly one (low, high) pair per spatial axis ({axes}), got {value!r}"
+            )
         return tuple((check_int("padding", low), check_int("padding", high)) for low, high in value)
     return tuple((pad, pad) for pad in check_ints("padding", value, axes))
 
@@ -128,8 +130,8 @@ def check_image(name: str, array: np.ndarray, axes: int) -> tuple[np.ndarray, bo
     if array.ndim == axes + 1:
         return array[None], False
     raise InvalidProblem(
-        f"{name} must have {axes + 2} dimensions (batch, channels and {axes} spatial), or {axes + 1} without the batch, "
-        f"got shape {array.shape}"
+        f"{name} must have {axes + 2} dimensions (batch, channels and {axes} spatial), or {axes + 1} without "
+        f"the batch, got shape {array.shape}"
     )
 
 

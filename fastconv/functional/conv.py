@@ -148,8 +148,8 @@ def _conv(
     weights = arguments.as_array("weight", weight, given.dtype)
     images, batched = arguments.check_image("input", given, axes)
     call = _Call(
-        axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups, padding_mode,
-        data_format,
+        axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups,
+        padding_mode, data_format,
     )  # fmt: skip
     problem = call.problem
     biases = _check_bias(bias, weights)
@@ -280,7 +280,8 @@ def _grad_bias(problem: ConvProblem, grad_output: np.ndarray) -> np.ndarray:
     """The bias gradient alone; sums of 400,000 elements and more are kept in float64."""
     others = tuple(range(problem.axes + 1)) if problem.channels_last else (0, *range(2, problem.axes + 2))
     with np.errstate(all="ignore"):
-        return grad_output.sum(others, dtype=np.float64).astype(problem.dtype)
+        total: np.ndarray = grad_output.sum(others, dtype=np.float64)
+        return total.astype(problem.dtype)
 
 
 def _conv_backward(
@@ -304,8 +305,8 @@ def _conv_backward(
     images, batched = arguments.check_image("input", given, axes)
     gradients, _ = arguments.check_image("grad_output", upstream, axes)
     call = _Call(
-        axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups, padding_mode,
-        data_format,
+        axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups,
+        padding_mode, data_format,
     )  # fmt: skip
     shape = call.problem.output_shape
     arguments.check_shape("grad_output", upstream, shape if batched else shape[1:], "that of the output")
@@ -472,7 +473,9 @@ def conv2d_weight(
     upstream = arguments.as_array("grad_output", grad_output, given.dtype)
     images, _ = arguments.check_image("input", given, 2)
     shape = _check_size("weight_size", weight_size, 2)
-    call = _Call(2, arguments.compute_dtype(given), images.shape, shape, stride, padding, dilation, groups, "zeros", None)
+    call = _Call(
+        2, arguments.compute_dtype(given), images.shape, shape, stride, padding, dilation, groups, "zeros", None
+    )
     arguments.check_shape("grad_output", upstream, call.problem.output_shape, "that of the output")
     grad_weight, _ = _grad_weight(call, arguments.plain(upstream), arguments.plain(images), False, None)
     return _finish(grad_weight, True, given.dtype, None)

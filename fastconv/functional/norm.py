@@ -108,5 +108,5 @@ def local_response_norm_backward(
         scale = k + alpha / size * _channel_sums(x * x, before, after)
         # The adjoint of a window (before, after) is the window (after, before).
         collected = _channel_sums(dy * x * scale ** (-beta - 1), after, before)
-        grad_input = dy * scale**-beta - (2 * alpha * beta / size) * x * collected
+        grad_input: np.ndarray = dy * scale**-beta - (2 * alpha * beta / size) * x * collected
     return grad_input.astype(given.dtype, copy=False)

@@ -30,7 +30,7 @@ def source_positions(size: int, low: int, high: int, mode: str) -> np.ndarray:
         raise InvalidProblem(f"reflect padding must be smaller than the input: {max(low, high)} >= {size}")
     if mode == "circular" and max(low, high) > size:
         raise InvalidProblem(f"circular padding must be at most the input: {max(low, high)} > {size}")
-    positions = np.pad(np.arange(size), (low, high), mode=MODES[mode])  # type: ignore[call-overload]
+    positions: np.ndarray = np.pad(np.arange(size), (low, high), mode=MODES[mode])  # type: ignore[call-overload]
     positions.flags.writeable = False
     return positions
 

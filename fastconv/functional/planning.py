@@ -101,7 +101,7 @@ def _shape(name: str, value: object, dimensions: int) -> Ints:
 
 
 def _dtype(value: object) -> str:
-    name = np.dtype(value).name  # type: ignore[call-overload]
+    name: str = np.dtype(value).name  # type: ignore[call-overload]
     if name not in ("float32", "float64"):
         raise TypeError(f"dtype must be float32 or float64, got {value!r}")
     return name

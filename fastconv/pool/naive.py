@@ -14,10 +14,11 @@ Indices are flat offsets h * W + w within a plane. Work: N C P Q R S visits. Sum
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from fastconv.algorithm import Algorithm, Direction, always_ready, direct_error, nchw, no_workspace
+from fastconv.algorithm import Algorithm, Direction, always_ready, direct_error, elements, nchw, no_workspace
 from fastconv.machine import Machine
 from fastconv.problem import PoolProblem
 from fastconv.workspace import Scratch
@@ -76,7 +77,7 @@ def divisor(problem: PoolProblem, p: int, q: int) -> int:
     return max(counted, 1)
 
 
-def largest_of(problem: PoolProblem, plane_hw: memoryview, p: int, q: int) -> tuple[float, int]:
+def largest_of(problem: PoolProblem, plane_hw: Any, p: int, q: int) -> tuple[float, int]:
     """Maximum of window (p, q) and its flat index."""
     h, w = first_inside(problem, p, q)
     largest, index = -float("inf"), h * problem.in_size[1] + w
@@ -99,8 +100,8 @@ def forward(
     P, Q = problem.out_size
     for n in range(problem.batch):
         for c in range(problem.channels):
-            input_hw = memoryview(nchw(problem, input)[n, c])
-            output_pq = memoryview(nchw(problem, output)[n, c])
+            input_hw = elements(nchw(problem, input)[n, c])
+            output_pq = elements(nchw(problem, output)[n, c])
             for p in range(P):
                 for q in range(Q):
                     if problem.kind == "avg":
@@ -126,8 +127,8 @@ def backward_input(
     (P, Q), (H, W) = problem.out_size, problem.in_size
     for n in range(problem.batch):
         for c in range(problem.channels):
-            grad_output_pq = memoryview(nchw(problem, grad_output)[n, c])
-            input_hw = None if input is None else memoryview(nchw(problem, input)[n, c])
+            grad_output_pq = elements(nchw(problem, grad_output)[n, c])
+            input_hw = None if input is None else elements(nchw(problem, input)[n, c])
             totals_hw = [[0.0] * W for _ in range(H)]
             for p in range(P):
                 for q in range(Q):
@@ -142,7 +143,7 @@ def backward_input(
                             assert input_hw is not None
                             index = largest_of(problem, input_hw, p, q)[1]
                         totals_hw[index // W][index % W] += grad_output_pq[p, q]
-            grad_input_hw = memoryview(nchw(problem, grad_input)[n, c])
+            grad_input_hw = elements(nchw(problem, grad_input)[n, c])
             for h in range(H):
                 for w in range(W):
                     grad_input_hw[h, w] = totals_hw[h][w]
