@@ -59,13 +59,13 @@ _peak_bytes = 0
 def _allocate(nbytes: int) -> np.ndarray:
     """Uninitialised bytes on a cache-line boundary."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = int(-raw.ctypes.data % ALIGNMENT)
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
 
 
 def _rounded(nbytes: int) -> int:
     """Arena sizes come in steps of an eighth of their power of two, so that similar problems share them."""
-    step = max(4096, 2 ** (max(nbytes, 1).bit_length() - 4))
+    step = max(4096, 1 << max(nbytes.bit_length() - 4, 0))
     return -(-nbytes // step) * step
 
 
