@@ -152,15 +152,17 @@ def backward_weight(
             grad_bias[k] = total
 
 
-naive = Algorithm(
-    name="naive",
-    unavailable=unavailable,
-    refusal=refusal,
-    ready=always_ready,
-    error=direct_error,
-    cost=cost,
-    workspace_bytes=no_workspace,
-    forward=forward,
-    backward_input=backward_input,
-    backward_weight=backward_weight,
+ALGORITHMS = (
+    Algorithm(
+        name="naive",
+        unavailable=unavailable,
+        refusal=refusal,
+        ready=always_ready,
+        error=direct_error,
+        cost=cost,
+        workspace_bytes=no_workspace,
+        forward=forward,
+        backward_input=backward_input,
+        backward_weight=backward_weight,
+    ),
 )

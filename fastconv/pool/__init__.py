@@ -1,9 +1,14 @@
-"""Pooling: the registry. A new algorithm is one file beside this one, and one line in ALGORITHMS."""
+"""Pooling: the registry. A new algorithm is one file beside this one, ending in its ALGORITHMS, and one line here."""
+
+from importlib import import_module
 
 from fastconv.algorithm import Algorithm
-from fastconv.pool.naive import naive
 
-#: In order of preference; naive, which refuses nothing, last.
-ALGORITHMS: tuple[Algorithm, ...] = (
-    naive,
-)  # fmt: skip
+_FILES = (  # in order of preference; naive, which refuses nothing, last
+    "naive",
+)
+
+#: Every implementation of the family.
+ALGORITHMS: tuple[Algorithm, ...] = tuple(
+    algorithm for file in _FILES for algorithm in import_module(f"{__name__}.{file}").ALGORITHMS
+)

@@ -149,14 +149,16 @@ def backward_input(
                     grad_input_hw[h, w] = totals_hw[h][w]
 
 
-naive = Algorithm(
-    name="naive",
-    unavailable=unavailable,
-    refusal=refusal,
-    ready=always_ready,
-    error=direct_error,
-    cost=cost,
-    workspace_bytes=no_workspace,
-    forward=forward,
-    backward_input=backward_input,
+ALGORITHMS = (
+    Algorithm(
+        name="naive",
+        unavailable=unavailable,
+        refusal=refusal,
+        ready=always_ready,
+        error=direct_error,
+        cost=cost,
+        workspace_bytes=no_workspace,
+        forward=forward,
+        backward_input=backward_input,
+    ),
 )
