@@ -1,7 +1,8 @@
 """The contract that every implementation fulfils, and the laws it keeps.
 
 An algorithm is a frozen value: a name, what it can do, what it costs, and one function per direction. Its file
-(conv/NAME.py or pool/NAME.py) ends with its ALGORITHMS, one value or more, and one line in the family registers the file.
+(conv/NAME.py or pool/NAME.py) ends with its ALGORITHMS, one value or more, and one line in the family's
+__init__.py registers it.
 
 Laws
 ----

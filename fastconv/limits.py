@@ -35,9 +35,7 @@ def measure(seconds: float = 1.5, threads: int = 1, *, store: bool = True) -> Li
     threads = pool.validate_threads(threads)
     levels = machine().levels
     share = seconds / (2 * len(levels) + 5)
-    peaks = {
-        dtype: {level: _peak(level, dtype, 1, share) for level in levels} for dtype in ("float32", "float64")
-    }
+    peaks = {dtype: {level: _peak(level, dtype, 1, share) for level in levels} for dtype in ("float32", "float64")}
     limits = Limits(
         float32=peaks["float32"],
         float64=peaks["float64"],

@@ -12,7 +12,7 @@ from fastconv.errors import InvalidProblem
 from fastconv.explanation import Explanation, explain_problem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.conv import conv_problem
+from fastconv.functional.conv_call import conv_problem
 from fastconv.planner import Plan
 from fastconv.problem import ConvProblem, Ints, PoolProblem, Problem, output_extent, window_extent
 from fastconv.problem_text import parse_problem

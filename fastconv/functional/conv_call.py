@@ -1,0 +1,102 @@
+"""What forward and backward convolution share: arguments in, one resolved problem out, and results handed back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from fastconv.errors import InvalidProblem
+from fastconv.functional import arguments
+from fastconv.functional.arguments import IntOrInts, Padding
+from fastconv.functional.padding import check_mode, pad_images, unpad_gradients
+from fastconv.problem import ConvProblem, Ints, Pads
+
+_problem = lru_cache(maxsize=4096)(ConvProblem)
+
+
+def conv_problem(
+    dtype: str,
+    input_shape: Ints,
+    weight_shape: Ints,
+    stride: IntOrInts,
+    padding: Padding,
+    dilation: IntOrInts,
+    groups: int,
+    channels_last: bool = False,
+) -> ConvProblem:
+    """The problem that batched shapes and a caller's short forms describe."""
+    axes = len(weight_shape) - 2
+    batch, in_channels, in_size = arguments.split_image(input_shape, channels_last)
+    out_channels, group_in_channels, *kernel = weight_shape
+    strides = arguments.check_ints("stride", stride, axes)
+    dilations = arguments.check_ints("dilation", dilation, axes)
+    count = arguments.check_int("groups", groups)
+    pads = arguments.check_padding(padding, in_size, tuple(kernel), strides, dilations)
+    if count > 0 and in_channels != group_in_channels * count:
+        raise InvalidProblem(
+            f"input of shape {input_shape} has {in_channels} channels, but weight of shape {weight_shape} with "
+            f"groups={count} takes {group_in_channels} * {count} = {group_in_channels * count}"
+        )
+    return _problem(
+        dtype, batch, in_channels, in_size, out_channels, tuple(kernel), strides, pads, dilations, count, channels_last
+    )
+
+
+def _padded_shape(shape: Ints, pads: Pads, first_axis: int) -> Ints:
+    padded = list(shape)
+    for axis, (low, high) in enumerate(pads, start=first_axis):
+        padded[axis] += low + high
+    return tuple(padded)
+
+
+class ConvCall:
+    """One call's resolved problem: the padding mode is applied outside of it, the rest is in it."""
+
+    def __init__(
+        self,
+        axes: int,
+        dtype: str,
+        input_shape: Ints,
+        weight_shape: Ints,
+        stride: IntOrInts,
+        padding: Padding,
+        dilation: IntOrInts,
+        groups: int,
+        padding_mode: str,
+        data_format: str | None,
+    ) -> None:
+        if len(weight_shape) != axes + 2:
+            raise InvalidProblem(
+                f"weight must have {axes + 2} dimensions (out_channels, in_channels / groups, *kernel), "
+                f"got shape {weight_shape}"
+            )
+        channels_last = arguments.check_data_format(data_format, axes)
+        self.mode = check_mode(padding_mode)
+        problem = conv_problem(dtype, input_shape, weight_shape, stride, padding, dilation, groups, channels_last)
+        self.first_axis = 1 if channels_last else 2
+        self.pads = problem.pads
+        if self.mode != "zeros":
+            shape = _padded_shape(input_shape, self.pads, self.first_axis)
+            problem = conv_problem(dtype, shape, weight_shape, stride, 0, dilation, groups, channels_last)
+        self.problem = problem
+
+    def pad(self, images: np.ndarray) -> np.ndarray:
+        """What the problem takes as its input."""
+        return images if self.mode == "zeros" else pad_images(images, self.pads, self.mode, self.first_axis)
+
+    def unpad(self, gradients: np.ndarray) -> np.ndarray:
+        """The gradient of the caller's input from that of the problem's."""
+        return gradients if self.mode == "zeros" else unpad_gradients(gradients, self.pads, self.mode, self.first_axis)
+
+
+def finish(result: np.ndarray, batched: bool, dtype: np.dtype, out: np.ndarray | None) -> np.ndarray:
+    """Drop the batch axis that was added, return to the caller's dtype, or into `out`."""
+    shown = result if batched else result[0]
+    if out is None:
+        with np.errstate(over="ignore"):
+            return shown.astype(dtype, copy=False)
+    if not np.may_share_memory(shown, out):
+        with np.errstate(over="ignore"):
+            out[...] = shown
+    return out
