@@ -17,7 +17,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
-from fastconv import machine
+from fastconv.machine import usable_cores
 
 try:
     from fastconv import _native
@@ -57,16 +57,14 @@ def get_num_threads() -> int:
 
     At first: the cores that this process may use.
     """
-    return _setting or machine.usable_cores()
+    return _setting or usable_cores()
 
 
 def set_num_threads(threads: int) -> None:
-    """Set how many threads a call uses unless it is told otherwise, for the whole process.
-
-    BLAS keeps its own setting: see `limit_blas`.
-    """
+    """Set how many threads a call uses unless it is told otherwise, and BLAS too, for the whole process."""
     global _setting
     _setting = validate_threads(threads)
+    limit_blas(_setting)
 
 
 # -- Compiled kernels -------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""The build: every extension is there, the right one is chosen, and importing costs little."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastconv.kernels import cython
+from fastconv.kernels.cython import built, load
+from fastconv.machine import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(file.stem for file in (ROOT / "fastconv" / "kernels" / "cython").glob("*.pyx"))
+
+
+def test_every_kernel_is_in_the_list_of_meson_build():
+    assert sorted(built.KERNELS) == SOURCES
+
+
+@pytest.mark.parametrize("level", built.LEVELS)
+@pytest.mark.parametrize("name", built.KERNELS)
+def test_every_extension_is_built(name, level):
+    if level in machine().levels:
+        assert load(name, (level,)).__name__ == f"fastconv.kernels.cython.{name}_{level}"
+    else:  # importing runs no vector code, but nothing of it is any use here
+        pytest.skip(f"this machine does not run {level}")
+
+
+def test_the_best_common_level_is_chosen():
+    best = next(level for level in machine().levels if level in built.LEVELS)
+    assert load("limits", machine().levels).__name__.endswith("_" + best)
+    assert load("limits", ["v9", best]) is load("limits", machine().levels)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "reason"),
+    [
+        ("nonsense", ("v2",), "no compiled kernel 'nonsense'; this build holds .*limits"),
+        ("limits", (), "this machine runs none"),
+        ("limits", ("v9",), "built for v.*; this machine runs v9"),
+    ],
+)
+def test_why_a_kernel_is_missing(name, levels, reason):
+    with pytest.raises(ImportError, match=reason):
+        load(name, levels)
+
+
+def test_why_nothing_is_built(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastconv.kernels.cython.built", None)
+    monkeypatch.delattr(cython, "built")
+    with pytest.raises(ImportError, match="is not built"):
+        load("limits", ("not yet asked for",))
+
+
+def test_no_forbidden_flags():
+    forbidden = "fast-math|native|associative|reciprocal|finite-math|-ffp-contract=(?!fast)"
+    assert not re.search(forbidden, built.FLAGS)
+    commands = [line for line in (ROOT / "meson.build").read_text().splitlines() if not line.startswith("#")]
+    assert not re.search("-ffast-math|-Ofast|-march=native|-mtune=native", "\n".join(commands))
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_loads_neither_numba_nor_a_kernel():
+    loaded = python("import sys, fastconv, fastconv.kernels.cython; print(*sys.modules)").split()
+    kernels = {f"fastconv.kernels.cython.{name}_{level}" for name in built.KERNELS for level in built.LEVELS}
+    unwanted = {"numba", "llvmlite", "threadpoolctl", "scipy", "torch", "pandas", "multiprocessing"}
+    assert not (kernels | unwanted) & set(loaded)
+
+
+@pytest.mark.serial
+def test_importing_costs_little():
+    # An editable install looks for changed sources, and compiles every module anew: the first is not
+    # counted, so this is an upper bound of what an ordinary install takes.
+    code = """
+import importlib.util, time, numpy
+importlib.util.find_spec("fastconv")
+start = time.perf_counter()
+import fastconv
+print(time.perf_counter() - start)
+"""
+    assert min(float(python(code)) for _ in range(7)) < 0.1
+
+
+def test_importing_leaves_the_floating_point_mode_alone():
+    code = """
+import numpy as np, fastconv
+from fastconv.kernels.cython import load, built
+from fastconv.machine import machine
+for name in built.KERNELS:
+    load(name, machine().levels)
+print(np.float32(1e-40) * np.float32(0.5) > 0)
+"""
+    assert python(code).strip() == "True"
