@@ -86,7 +86,7 @@ def _copy(size: int, times: int, threads: int, seconds: float) -> float:
     target.fill(0)  # touch the pages now
     task = kernels.copy_task(target.ctypes.data, source.ctypes.data, each, times)
     best = _best(lambda: pool.run(kernels.COPY, task, pieces, threads), seconds)
-    return 2.0 * each * pieces * times / best / 1e9
+    return float(2 * each * pieces * times / best / 1e9)
 
 
 def _overhead(threads: int, seconds: float) -> float:

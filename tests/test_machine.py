@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_measured_limits_are_sane(cache):
     assert machine().measured == found
     assert set(found.float32) == set(found.float64) == set(machine().levels)
     best = [found.float32[level] for level in machine().levels]
-    assert all(better > 0.8 * worse for better, worse in zip(best, best[1:]))
+    assert all(better > 0.8 * worse for better, worse in pairwise(best))
     for level in machine().levels:
         assert 0.7 < found.float32[level] / found.float64[level] / 2 < 1.4
         assert 1 < found.float32[level] < 1000
