@@ -8,7 +8,7 @@ is cached, so that a call of a known shape costs a dictionary look-up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastconv import conv, pool, settings, threads, workspace
 from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error
 from fastconv.errors import UnsupportedProblem
 from fastconv.machine import machine
-from fastconv.problem import ConvProblem, PoolProblem, Problem
+from fastconv.problem import ConvProblem, Ints, PoolProblem, Problem
 
 #: Every implementation, per family, in order of preference.
 REGISTRY: dict[str, tuple[Algorithm, ...]] = {"conv": conv.ALGORITHMS, "pool": pool.ALGORITHMS}
@@ -62,8 +62,8 @@ class Plan:
 
     def execute(self, *arguments: Any) -> None:
         """Run on arrays and results that are as the contract wants them (algorithm.py); functional's way in."""
+        compute = self._implementation.direction(self.direction)
         with workspace.scratch(self.workspace_bytes) as granted:
-            compute = self._implementation.direction(self.direction)
             compute(self.problem, *arguments, granted, self.threads)
 
     def run(self, *arrays: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -94,37 +94,47 @@ class Plan:
         >>> plan.run(np.zeros((1, 3, 8, 8), np.float32), np.zeros((4, 3, 3, 3), np.float32)).shape
         (1, 4, 6, 6)
         """
+        if len(arrays) != 2:
+            raise TypeError(f"a {self.direction} plan runs on two arrays, got {len(arrays)}")
+        first, second, result_shape, dtype = self._signature
+        operands = _operand(arrays[0], *first, dtype), _operand(arrays[1], *second, dtype)
+        if not self.problem.batch:
+            return np.zeros(result_shape, dtype)
+        result = np.empty(result_shape, dtype)
+        if self.direction is Direction.FORWARD:
+            checked = None if bias is None else _operand(bias, "bias", second[1][:1], dtype)
+            self.execute(*operands, result, Epilogue(checked))
+        elif bias is not None:
+            raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
+        elif self.direction is Direction.BACKWARD_INPUT:
+            self.execute(*operands, result, Epilogue())
+        else:
+            self.execute(*operands, result, None)
+        return result
+
+    @cached_property
+    def _signature(self) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype]:
+        """(name, shape) of the two operands of `run`, the result's shape, and the dtype of all."""
         problem = self.problem
         if not isinstance(problem, ConvProblem):
             raise TypeError("only a convolution's plan can be run; pools have their functions")
-        shapes = {"input": problem.input_shape, "weight": problem.weight_shape, "grad_output": problem.output_shape}
-        names, result_shape = {
-            Direction.FORWARD: (("input", "weight"), problem.output_shape),
-            Direction.BACKWARD_INPUT: (("grad_output", "weight"), problem.input_shape),
-            Direction.BACKWARD_WEIGHT: (("grad_output", "input"), problem.weight_shape),
+        input, weight = ("input", problem.input_shape), ("weight", problem.weight_shape)
+        grad_output = ("grad_output", problem.output_shape)
+        first, second, result = {
+            Direction.FORWARD: (input, weight, grad_output),
+            Direction.BACKWARD_INPUT: (grad_output, weight, input),
+            Direction.BACKWARD_WEIGHT: (grad_output, input, weight),
         }[self.direction]
-        if len(arrays) != 2:
-            raise TypeError(f"a {self.direction} plan runs on {names[0]} and {names[1]}, got {len(arrays)} arrays")
-        operands = [
-            _operand(name, array, shapes[name], problem.dtype) for name, array in zip(names, arrays, strict=True)
-        ]
-        if bias is not None and self.direction is not Direction.FORWARD:
-            raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
-        result = np.empty(result_shape, problem.dtype)
-        if self.direction is Direction.BACKWARD_WEIGHT:
-            self.execute(*operands, result, None)
-        else:
-            checked = None if bias is None else _operand("bias", bias, (problem.out_channels,), problem.dtype)
-            self.execute(*operands, result, Epilogue(checked))
-        return result
+        return first, second, result[1], np.dtype(problem.dtype)
 
 
-def _operand(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
     if array.shape != shape:
         raise ValueError(f"{name} must have the plan's shape {shape}, got {array.shape}")
-    return np.require(array, dtype, ["C", "A"])
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.require(array, dtype, ["C", "A"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Convolution: the registry. A new algorithm is one file beside this one, which ends in its ALGORITHMS, and one line."""
+"""Convolution: the registry. A new algorithm is one file beside this one, ending in its ALGORITHMS, and one line."""
 
 from importlib import import_module
 

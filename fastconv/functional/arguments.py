@@ -19,7 +19,13 @@ IntOrInts: TypeAlias = int | Sequence[int]
 #: The same, "valid", "same", or exactly one (low, high) pair per axis.
 Padding: TypeAlias = int | str | Sequence[int] | Sequence[Sequence[int]]
 
-_COMPUTED_IN = {"float16": "float32", "float32": "float32", "float64": "float64"}
+#: Every dtype that is accepted, in both byte orders, and the one that it is computed in.
+_COMPUTED_IN = {
+    dtype: computed_in
+    for name, computed_in in (("float16", "float32"), ("float32", "float32"), ("float64", "float64"))
+    for dtype in (np.dtype(name), np.dtype(name).newbyteorder())
+}
+_PLAIN = {np.dtype("float32"), np.dtype("float64")}
 
 
 def check_int(name: str, value: object) -> int:
@@ -39,6 +45,8 @@ def check_int(name: str, value: object) -> int:
 
 def check_ints(name: str, value: object, axes: int) -> Ints:
     """One int per spatial axis; a single one serves all."""
+    if type(value) is int:
+        return (value,) * axes
     if isinstance(value, (list, tuple)):
         if len(value) != axes or any(isinstance(entry, (list, tuple)) for entry in value):
             raise InvalidProblem(f"{name} must be an int or {axes} ints, one per spatial axis, got {value!r}")
@@ -59,6 +67,8 @@ def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dila
     "same" keeps ceil(input / stride) outputs, with any surplus zero at the end (as Keras, ONNX SAME_UPPER).
     """
     axes = len(in_size)
+    if type(value) is int:
+        return ((value, value),) * axes
     if isinstance(value, str):
         if value.lower() == "valid":
             return ((0, 0),) * axes
@@ -84,33 +94,38 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     Raises
     ------
     TypeError
-        For integers, bool, complex, objects, masked arrays, and a dtype other than `dtype`.
+        For integers, bool, complex, objects, masked arrays, and a dtype other than `dtype` (byte order apart).
     """
-    if not isinstance(value, np.ndarray):
-        if hasattr(value, "__dlpack__"):
-            value = np.from_dlpack(value)  # type: ignore[arg-type]
-        elif isinstance(value, (list, tuple, float, np.floating)):
-            value = np.asarray(value)
-        else:
-            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array; fill it first")
-    array = np.asarray(value)
-    if array.dtype.name not in _COMPUTED_IN:
+    array = value if type(value) is np.ndarray else _converted(name, value)
+    computed_in = _COMPUTED_IN.get(array.dtype)
+    if computed_in is None:
         raise TypeError(f"{name} must be of dtype float32, float64 or float16, got {array.dtype}")
-    if dtype is not None and array.dtype.name != dtype.name:
+    if dtype is not None and array.dtype != dtype and array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
         raise TypeError(f"{name} must be of the input's dtype {dtype.name}, got {array.dtype.name}")
     return array
 
 
+def _converted(name: str, value: object) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill it first")
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    if isinstance(value, (np.ndarray, list, tuple, float, np.floating)):
+        return np.asarray(value)
+    raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+
+
 def plain(array: np.ndarray) -> np.ndarray:
     """As a kernel reads it: C-contiguous, aligned, native, float32 or float64; a copy only where it is not."""
-    return np.require(array, _COMPUTED_IN[array.dtype.name], ["C", "A"])
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and array.dtype in _PLAIN:
+        return array
+    return np.require(array, _COMPUTED_IN[array.dtype], ["C", "A"])
 
 
 def compute_dtype(array: np.ndarray) -> str:
     """Element type in which a result for `array` is computed: float16 is computed in float32."""
-    return _COMPUTED_IN[array.dtype.name]
+    return _COMPUTED_IN[array.dtype]
 
 
 def check_data_format(value: object, axes: int) -> bool:
