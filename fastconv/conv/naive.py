@@ -23,7 +23,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error, elements, nchw, no_workspace
+from fastconv.algorithm import (
+    Algorithm,
+    Direction,
+    Epilogue,
+    always_ready,
+    direct_error,
+    elements,
+    nchw,
+    no_workspace,
+    unit_roundoff,
+)
 from fastconv.machine import Machine
 from fastconv.problem import ConvProblem
 from fastconv.workspace import Scratch
@@ -38,6 +48,10 @@ def unavailable() -> str | None:
 
 def refusal(problem: ConvProblem, direction: Direction) -> str | None:
     return None if problem.axes == 2 else "its loops are written for two spatial axes"
+
+
+def error(problem: ConvProblem, direction: Direction) -> float:
+    return 2 * unit_roundoff("float32") if problem.dtype == "float32" else direct_error(problem, direction)
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
@@ -158,7 +172,7 @@ ALGORITHMS = (
         unavailable=unavailable,
         refusal=refusal,
         ready=always_ready,
-        error=direct_error,
+        error=error,
         cost=cost,
         workspace_bytes=no_workspace,
         forward=forward,
