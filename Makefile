@@ -77,7 +77,7 @@ bench: $(VENV)/.for-test+bench
 
 bench-full: $(VENV)/.for-test+bench
 	$(compile)
-	$(PY) -m pytest bench/suites --benchmark-only --all
+	$(PY) -m pytest bench/suites --benchmark-only
 
 check: $(VENV)/.for-dev
 	$(PY) -m ruff check .

@@ -33,7 +33,7 @@ def measure(seconds: float = 1.5, threads: int = 1, *, store: bool = True) -> Li
         The compiled kernels are missing; the message says why.
     """
     threads = pool.validate_threads(threads)
-    levels = machine().levels
+    levels = _levels()
     share = seconds / (2 * len(levels) + 5)
     peaks = {dtype: {level: _peak(level, dtype, 1, share) for level in levels} for dtype in ("float32", "float64")}
     limits = Limits(
@@ -44,11 +44,19 @@ def measure(seconds: float = 1.5, threads: int = 1, *, store: bool = True) -> Li
         call_overhead=_overhead(1, share / 2),
         fork_overhead=_overhead(threads, share / 2),
         threads=threads,
-        threads_float32=_peak(machine().level, "float32", threads, share),
+        threads_float32=_peak(levels[0], "float32", threads, share),
     )
     if store:
         store_limits(limits)
     return limits
+
+
+def _levels() -> tuple[str, ...]:
+    """Return the instruction sets that this machine runs and this build holds, best first."""
+    load("limits", machine().levels)  # or the reason why there is none
+    from fastconv.kernels.cython import built
+
+    return tuple(level for level in machine().levels if level in built.LEVELS)
 
 
 def _best(call: Callable[[], None], seconds: float) -> float:

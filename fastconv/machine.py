@@ -73,8 +73,10 @@ class Machine:
         name = str(getattr(dtype, "name", dtype))
         if name not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-        if self.measured is not None and self.level in getattr(self.measured, name):
-            return float(getattr(self.measured, name)[self.level]) * 1e9
+        rates: dict[str, float] = getattr(self.measured, name) if self.measured else {}
+        for level in self.levels:  # the best one that is built
+            if level in rates:
+                return rates[level] * 1e9
         return _DEFAULT_HZ * _FLOPS_PER_CYCLE.get(self.level, 8) / (2 if name == "float64" else 1)
 
     @property

@@ -10,6 +10,10 @@ import pytest
 _cache = tempfile.TemporaryDirectory(prefix="fastconv-tests-")
 os.environ["FASTCONV_CACHE_DIR"] = _cache.name
 
+# An editable install compiles what changed at the first import. Here that is once, before xdist starts
+# processes that would all do it at the same time.
+import fastconv  # noqa: E402, F401
+
 LATER = {
     "slow": "slow: make test-all runs it",
     "peers": "needs torch or SciPy: make test-all runs it",

@@ -181,10 +181,11 @@ def test_measured_figures_are_used_and_kept(cache):
 def test_measured_limits_are_sane(cache):
     found = limits.measure(seconds=1.0)
     assert machine().measured == found
-    assert set(found.float32) == set(found.float64) == set(machine().levels)
-    best = [found.float32[level] for level in machine().levels]
+    levels = [level for level in machine().levels if level in built.LEVELS]
+    assert list(found.float32) == list(found.float64) == levels
+    best = [found.float32[level] for level in levels]
     assert all(better > 0.8 * worse for better, worse in pairwise(best))
-    for level in machine().levels:
+    for level in levels:
         assert 0.7 < found.float32[level] / found.float64[level] / 2 < 1.4
         assert 1 < found.float32[level] < 1000
     assert 0.5 < found.copy_memory < 1000
@@ -192,7 +193,9 @@ def test_measured_limits_are_sane(cache):
     assert 0 < found.call_overhead < 1e-3
 
 
-@pytest.mark.skipif("v4" not in _possible_levels(), reason="this CPU has no AVX-512")
 def test_levels_differ():
-    flops = [load("limits", (level,)).FLOPS["float32"] for level in ("v4", "v3", "v2")]
-    assert flops[0] == 2 * flops[1] == 4 * flops[2]
+    """Each level was really compiled with its own vectors."""
+    levels = [level for level in machine().levels if level in built.LEVELS]
+    lanes = {"v4": 16, "v3": 8, "v2": 4, "base": 4}
+    flops = [load("limits", (level,)).FLOPS["float32"] / lanes[level] for level in levels]
+    assert len(set(flops)) == 1

@@ -1,6 +1,7 @@
 """The thread pool: every item once, whatever happens around it."""
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +165,34 @@ print((inner == 1).all(), (outer == 1).all())
 """
     )
     assert output.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_no_race_in_the_pool(sanitizer, tmp_path):
+    here = Path(__file__).resolve().parent
+    native, program = here.parent / "fastconv" / "native", tmp_path / "stress"
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    flags = [
+        "-std=gnu11",
+        "-O1",
+        "-g",
+        f"-fsanitize={sanitizer}",
+        "-fno-sanitize-recover=all",
+        "-pthread",
+        f"-I{native}",
+    ]
+    build = subprocess.run(
+        [compiler, *flags, f"-I{native}", here / "pool_stress.c", native / "pool.c", "-o", program],
+        capture_output=True,
+        text=True,
+    )
+    if build.returncode:
+        pytest.skip(f"no sanitizer: {build.stderr.strip().splitlines()[-1]}")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel's address layout is too random for the sanitizer")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "wrong 0 workers 4"
 
 
 # -- Fork -------------------------------------------------------------------------------------------
