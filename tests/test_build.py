@@ -1,5 +1,6 @@
 """The build: every extension is there, the right one is chosen, and importing costs little."""
 
+import os
 import re
 import subprocess
 import sys
@@ -98,3 +99,67 @@ for name in built.KERNELS:
 print(np.float32(1e-40) * np.float32(0.5) > 0)
 """
     assert python(code).strip() == "True"
+
+
+# -- make ... names the missing package -------------------------------------------------------------
+
+
+def preflight(python, *, path=None, **environment):
+    """Run the check of the system; return its exit code and what it said."""
+    environment = {"PATH": path or os.environ["PATH"], **environment}
+    script = ROOT / "tools" / "preflight.sh"
+    done = subprocess.run(["/bin/sh", script, python], env=environment, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Make an executable that is the real Python but fails where `pattern` matches its arguments."""
+
+    def make(pattern):
+        file = tmp_path / "fake"
+        file.write_text(f'#!/bin/sh\ncase "$*" in {pattern}) exit 1;; esac\nexec "{sys.executable}" "$@"\n')
+        file.chmod(0o755)
+        return str(file)
+
+    return make
+
+
+def test_nothing_is_missing_here():
+    assert preflight(sys.executable) == (0, "")
+
+
+def test_missing_everything(tmp_path):
+    code, said = preflight("python3", path=str(tmp_path))
+    assert code == 1
+    assert "apt install python3 python3-venv python3-dev gcc libc6-dev" in said
+
+
+def test_missing_compiler():
+    code, said = preflight(sys.executable, CC="no-such-compiler")
+    assert code == 1
+    assert "apt install gcc libc6-dev\n" in said
+
+
+def test_missing_c_headers(fake):
+    code, said = preflight(sys.executable, CC=fake("*fsyntax-only*"))
+    assert code == 1
+    assert "apt install libc6-dev\n" in said
+
+
+def test_missing_ensurepip(fake):
+    code, said = preflight(fake("*ensurepip*"))
+    assert code == 1
+    assert "apt install python3-venv\n" in said
+
+
+def test_missing_python_h(fake):
+    code, said = preflight(fake("*Python.h*"))
+    assert code == 1
+    assert "apt install python3-dev\n" in said
+
+
+def test_python_that_is_too_old(fake):
+    code, said = preflight(fake("*version_info*"))
+    assert code == 1
+    assert "needs Python 3.11 or newer" in said

@@ -170,7 +170,8 @@ print((inner == 1).all(), (outer == 1).all())
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_no_race_in_the_pool(sanitizer, tmp_path):
     here = Path(__file__).resolve().parent
-    native, program = here.parent / "fastconv" / "native", tmp_path / "stress"
+    package, program = here.parent / "fastconv", tmp_path / "stress"
+    native, kernels = package / "native", package / "kernels" / "cython"
     compiler = shutil.which("cc") or pytest.skip("no C compiler")
     flags = [
         "-std=gnu11",
@@ -182,7 +183,7 @@ def test_no_race_in_the_pool(sanitizer, tmp_path):
         f"-I{native}",
     ]
     build = subprocess.run(
-        [compiler, *flags, f"-I{native}", here / "pool_stress.c", native / "pool.c", "-o", program],
+        [compiler, *flags, f"-I{native}", f"-I{kernels}", here / "pool_stress.c", native / "pool.c", "-o", program],
         capture_output=True,
         text=True,
     )
@@ -326,6 +327,34 @@ def test_any_exception_of_a_handler_is_raised():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert (count(10, 2) == 1).all()
+
+
+# -- Memory -----------------------------------------------------------------------------------------
+
+
+def test_no_memory_for_threads_is_no_error():
+    output = python(
+        AFTER_FORK
+        + """
+import resource
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (3 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(ok(1000, 200), _native.workers() < 199)
+task = bytes(1 << 20)
+try:
+    for _ in range(100):
+        task += task
+except MemoryError:
+    pass
+try:
+    threads.run(_native.TEST_KERNELS["nothing"], task, 10, 2)
+except MemoryError as error:
+    print("MemoryError", "bytes" in str(error))
+print(ok(1000, 200))
+"""
+    )
+    assert output.split() == ["True", "True", "MemoryError", "True", "True"]
 
 
 # -- The setting ------------------------------------------------------------------------------------
