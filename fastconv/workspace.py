@@ -39,6 +39,14 @@ class Scratch:
         """Bytes not handed out yet."""
         return self._memory.size - self._used
 
+    def mark(self) -> int:
+        """Where the next array would start; `release` hands out again from there."""
+        return self._used
+
+    def release(self, mark: int) -> None:
+        """Take back everything handed out since `mark`."""
+        self._used = mark
+
     def take(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
         """An uninitialised C-contiguous array that starts on a cache line."""
         kind = np.dtype(dtype)

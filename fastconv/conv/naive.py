@@ -34,6 +34,7 @@ from fastconv.algorithm import (
     no_workspace,
     unit_roundoff,
 )
+from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
 from fastconv.problem import ConvProblem
 from fastconv.workspace import Scratch
@@ -47,7 +48,7 @@ def unavailable() -> str | None:
 
 
 def refusal(problem: ConvProblem, direction: Direction) -> str | None:
-    return None if problem.axes == 2 else "its loops are written for two spatial axes"
+    return None
 
 
 def error(problem: ConvProblem, direction: Direction) -> float:
@@ -167,16 +168,18 @@ def backward_weight(
 
 
 ALGORITHMS = (
-    Algorithm(
-        name="naive",
-        unavailable=unavailable,
-        refusal=refusal,
-        ready=always_ready,
-        error=error,
-        cost=cost,
-        workspace_bytes=no_workspace,
-        forward=forward,
-        backward_input=backward_input,
-        backward_weight=backward_weight,
+    with_volumes(
+        Algorithm(
+            name="naive",
+            unavailable=unavailable,
+            refusal=refusal,
+            ready=always_ready,
+            error=error,
+            cost=cost,
+            workspace_bytes=no_workspace,
+            forward=forward,
+            backward_input=backward_input,
+            backward_weight=backward_weight,
+        )
     ),
 )

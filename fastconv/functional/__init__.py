@@ -4,8 +4,16 @@ Each function resolves everything odd (layouts, dtypes, padding modes, short for
 validates it once, asks the planner who computes it, and allocates the results.
 """
 
-from fastconv.functional.conv import conv2d
-from fastconv.functional.conv_backward import conv2d_backward, conv2d_input, conv2d_weight
+from fastconv.functional.conv import conv1d, conv2d, conv3d
+from fastconv.functional.conv_backward import conv1d_backward, conv2d_backward, conv3d_backward
+from fastconv.functional.conv_grad import (
+    conv1d_input,
+    conv1d_weight,
+    conv2d_input,
+    conv2d_weight,
+    conv3d_input,
+    conv3d_weight,
+)
 from fastconv.functional.norm import local_response_norm, local_response_norm_backward
 from fastconv.functional.planning import explain, output_size, plan_conv2d
 from fastconv.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
@@ -13,10 +21,18 @@ from fastconv.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d
 __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
+    "conv1d",
+    "conv1d_backward",
+    "conv1d_input",
+    "conv1d_weight",
     "conv2d",
     "conv2d_backward",
     "conv2d_input",
     "conv2d_weight",
+    "conv3d",
+    "conv3d_backward",
+    "conv3d_input",
+    "conv3d_weight",
     "explain",
     "local_response_norm",
     "local_response_norm_backward",

@@ -150,6 +150,12 @@ def check_image(name: str, array: np.ndarray, axes: int) -> tuple[np.ndarray, bo
     )
 
 
+def check_dimensions(name: str, array: np.ndarray, axes: int) -> None:
+    """Raise unless `array` is a batch of images."""
+    if array.ndim != axes + 2:
+        raise InvalidProblem(f"{name} must have {axes + 2} dimensions with the batch, got shape {array.shape}")
+
+
 def split_image(shape: Ints, channels_last: bool) -> tuple[int, int, Ints]:
     """Batch, channels and spatial size of a batched image shape."""
     return (shape[0], shape[-1], shape[1:-1]) if channels_last else (shape[0], shape[1], shape[2:])

@@ -65,18 +65,73 @@ def _conv(
     biases = _check_bias(bias, weights)
     activation = _check_activation(activation)
     if out is not None:
-        shape = problem.output_shape if batched else problem.output_shape[1:]
+        shape = call.output_shape if batched else call.output_shape[1:]
         arguments.check_out(out, shape, given.dtype, [given, weights, biases])
     settled = plan(problem, Direction.FORWARD, algorithm)
-    into = out if batched else None if out is None else out[None]
-    result = into if _fits(into, problem.output_shape, problem.dtype) else np.empty(problem.output_shape, problem.dtype)
-    assert result is not None
+    direct = out is not None and out.flags.carray and out.dtype == problem.dtype
+    result = (
+        out.reshape(problem.output_shape)
+        if out is not None and direct
+        else np.empty(problem.output_shape, problem.dtype)
+    )
     if problem.batch:
         epilogue = Epilogue(biases, activation if isinstance(activation, str) else None)
-        settled.execute(call.pad(arguments.plain(images)), arguments.plain(weights), result, epilogue)
-        if callable(activation):
-            result[...] = activation(result)
-    return finish(result, batched, given.dtype, out)
+        settled.execute(call.taken(images), arguments.plain(weights).reshape(problem.weight_shape), result, epilogue)
+    shown = result.reshape(call.output_shape)
+    if callable(activation):
+        shown = activation(shown)
+    return finish(shown, batched, given.dtype, out)
+
+
+def conv1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: Activation = None,
+    data_format: str | None = None,
+    algorithm: str | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """One-dimensional convolution, as `conv2d` with one spatial axis.
+
+    Parameters
+    ----------
+    input : array_like
+        (N, C, W), or (C, W) without a batch; NWC by `data_format`. float32, float64 or float16.
+    weight : array_like
+        (K, C / groups, S), of the input's dtype.
+    bias : array_like, optional
+        (K,).
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, out
+        As in `conv2d`.
+    data_format : {None, "NCW", "NWC"}
+        Layout of input and output.
+
+    Returns
+    -------
+    ndarray
+        (N, K, Q).
+
+    Raises
+    ------
+    TypeError, InvalidProblem, UnsupportedProblem, MemoryError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv
+    >>> fastconv.conv1d(np.arange(4.0)[None, None], np.ones((1, 1, 2)))
+    array([[[1., 3., 5.]]])
+    """
+    return _conv(
+        1, input, weight, bias, stride, padding, dilation, groups, padding_mode, activation, data_format, algorithm, out
+    )
 
 
 def conv2d(
@@ -151,4 +206,55 @@ def conv2d(
     """
     return _conv(
         2, input, weight, bias, stride, padding, dilation, groups, padding_mode, activation, data_format, algorithm, out
+    )
+
+
+def conv3d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: Activation = None,
+    data_format: str | None = None,
+    algorithm: str | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Three-dimensional convolution, as `conv2d` with three spatial axes.
+
+    Parameters
+    ----------
+    input : array_like
+        (N, C, D, H, W), or (C, D, H, W) without a batch; NDHWC by `data_format`. float32, float64 or float16.
+    weight : array_like
+        (K, C / groups, T, R, S), of the input's dtype.
+    bias : array_like, optional
+        (K,).
+    stride, padding, dilation, groups, padding_mode, activation, algorithm, out
+        As in `conv2d`.
+    data_format : {None, "NCDHW", "NDHWC"}
+        Layout of input and output.
+
+    Returns
+    -------
+    ndarray
+        (N, K, Z, P, Q).
+
+    Raises
+    ------
+    TypeError, InvalidProblem, UnsupportedProblem, MemoryError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv
+    >>> fastconv.conv3d(np.ones((1, 2, 4, 4, 4)), np.ones((3, 2, 3, 3, 3)), padding=1).shape
+    (1, 3, 4, 4, 4)
+    """
+    return _conv(
+        3, input, weight, bias, stride, padding, dilation, groups, padding_mode, activation, data_format, algorithm, out
     )

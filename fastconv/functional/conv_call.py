@@ -25,7 +25,7 @@ def conv_problem(
     groups: int,
     channels_last: bool = False,
 ) -> ConvProblem:
-    """The problem that batched shapes and a caller's short forms describe."""
+    """The problem that batched shapes and a caller's short forms describe; one axis becomes two, of height 1."""
     axes = len(weight_shape) - 2
     batch, in_channels, in_size = arguments.split_image(input_shape, channels_last)
     out_channels, group_in_channels, *kernel = weight_shape
@@ -38,8 +38,17 @@ def conv_problem(
             f"input of shape {input_shape} has {in_channels} channels, but weight of shape {weight_shape} with "
             f"groups={count} takes {group_in_channels} * {count} = {group_in_channels * count}"
         )
+    size, window = in_size, tuple(kernel)
+    if axes == 1:
+        size, window, strides, dilations, pads = (
+            (1, *size),
+            (1, *window),
+            (1, *strides),
+            (1, *dilations),
+            ((0, 0), *pads),
+        )
     return _problem(
-        dtype, batch, in_channels, in_size, out_channels, tuple(kernel), strides, pads, dilations, count, channels_last
+        dtype, batch, in_channels, size, out_channels, window, strides, pads, dilations, count, channels_last
     )
 
 
@@ -71,23 +80,34 @@ class ConvCall:
                 f"weight must have {axes + 2} dimensions (out_channels, in_channels / groups, *kernel), "
                 f"got shape {weight_shape}"
             )
-        channels_last = arguments.check_data_format(data_format, axes)
+        self.channels_last = channels_last = arguments.check_data_format(data_format, axes)
+        self.weight_shape = weight_shape
         self.mode = check_mode(padding_mode)
         problem = conv_problem(dtype, input_shape, weight_shape, stride, padding, dilation, groups, channels_last)
+        self.axes = axes
         self.first_axis = 1 if channels_last else 2
-        self.pads = problem.pads
+        self.pads = problem.pads[-axes:]
         if self.mode != "zeros":
             shape = _padded_shape(input_shape, self.pads, self.first_axis)
             problem = conv_problem(dtype, shape, weight_shape, stride, 0, dilation, groups, channels_last)
         self.problem = problem
+        #: The output as the caller sees it, batched.
+        self.output_shape = self.shown_shape(problem.output_shape)
 
-    def pad(self, images: np.ndarray) -> np.ndarray:
-        """What the problem takes as its input."""
-        return images if self.mode == "zeros" else pad_images(images, self.pads, self.mode, self.first_axis)
+    def shown_shape(self, shape: Ints) -> Ints:
+        """A shape of the problem's images as the caller sees it: without the height of a single axis."""
+        return shape if self.axes > 1 else shape[: self.first_axis] + shape[self.first_axis + 1 :]
 
-    def unpad(self, gradients: np.ndarray) -> np.ndarray:
-        """The gradient of the caller's input from that of the problem's."""
-        return gradients if self.mode == "zeros" else unpad_gradients(gradients, self.pads, self.mode, self.first_axis)
+    def taken(self, images: np.ndarray) -> np.ndarray:
+        """The caller's batched input as the problem takes it: padded by the mode, plain, of the problem's shape."""
+        if self.mode != "zeros":
+            images = pad_images(images, self.pads, self.mode, self.first_axis)
+        return arguments.plain(images).reshape(self.problem.input_shape)
+
+    def returned(self, grad_input: np.ndarray) -> np.ndarray:
+        """The gradient of the caller's batched input from that of the problem's."""
+        shown = grad_input.reshape(self.shown_shape(grad_input.shape))
+        return shown if self.mode == "zeros" else unpad_gradients(shown, self.pads, self.mode, self.first_axis)
 
 
 def finish(result: np.ndarray, batched: bool, dtype: np.dtype, out: np.ndarray | None) -> np.ndarray:
@@ -100,3 +120,11 @@ def finish(result: np.ndarray, batched: bool, dtype: np.dtype, out: np.ndarray |
         with np.errstate(over="ignore"):
             out[...] = shown
     return out
+
+
+def channel_sums(images: np.ndarray, channels_last: bool) -> np.ndarray:
+    """Sum over everything but the channels; sums of 400,000 elements and more are kept in float64."""
+    others = tuple(range(images.ndim - 1)) if channels_last else (0, *range(2, images.ndim))
+    with np.errstate(all="ignore"):
+        total: np.ndarray = images.sum(others, dtype=np.float64)
+        return total.astype(images.dtype)
