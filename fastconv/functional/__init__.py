@@ -14,6 +14,12 @@ from fastconv.functional.conv_grad import (
     conv3d_input,
     conv3d_weight,
 )
+from fastconv.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from fastconv.functional.conv_transpose_backward import (
+    conv_transpose1d_backward,
+    conv_transpose2d_backward,
+    conv_transpose3d_backward,
+)
 from fastconv.functional.norm import local_response_norm, local_response_norm_backward
 from fastconv.functional.planning import explain, output_size, plan_conv2d
 from fastconv.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
@@ -33,6 +39,12 @@ __all__ = [
     "conv3d_backward",
     "conv3d_input",
     "conv3d_weight",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+    "conv_transpose3d",
+    "conv_transpose3d_backward",
     "explain",
     "local_response_norm",
     "local_response_norm_backward",

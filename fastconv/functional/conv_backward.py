@@ -15,7 +15,8 @@ from fastconv.functional.conv_call import ConvCall, channel_sums, finish
 from fastconv.planner import plan
 
 
-def _check_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+def check_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Which of the three gradients (input, weight, bias) are wanted."""
     if not isinstance(output_mask, (list, tuple)) or len(output_mask) != 3:
         raise InvalidProblem(f"output_mask must be three bools (input, weight, bias), got {output_mask!r}")
     wanted = [arguments.check_bool("output_mask", entry) for entry in output_mask]
@@ -65,7 +66,7 @@ def _conv_backward(
     given = arguments.as_array("input", input)
     weights = arguments.as_array("weight", weight, given.dtype)
     upstream = arguments.as_array("grad_output", grad_output, given.dtype)
-    for_input, for_weight, for_bias = _check_mask(output_mask)
+    for_input, for_weight, for_bias = check_mask(output_mask)
     images, batched = arguments.check_image("input", given, axes)
     gradients, _ = arguments.check_image("grad_output", upstream, axes)
     call = ConvCall(
