@@ -1,7 +1,8 @@
-"""What every test shares: which ones run by default, and a cache directory that is nobody's own."""
+"""What every test shares: which ones run by default, an account of the skipped ones, and a clean place to run in."""
 
 import os
 import tempfile
+from collections import Counter
 
 import pytest
 
@@ -13,12 +14,10 @@ os.environ["FASTCONV_CACHE_DIR"] = _cache.name
 # An editable install compiles what changed at the first import. Here that is once, before xdist starts
 # processes that would all do it at the same time.
 import fastconv  # noqa: E402, F401
+from tests.expected_skips import expectation  # noqa: E402
 
-LATER = {
-    "slow": "slow: make test-all runs it",
-    "peers": "needs torch or SciPy: make test-all runs it",
-    "browser": "needs a browser: make test-all runs it",
-}
+#: Markers of what make test leaves out, and make test-all runs.
+LATER = ("slow", "peers", "browser")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +28,63 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--all"):
         return
     for item in items:
-        for name, reason in LATER.items():
+        for name in LATER:
             if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.skip(reason=reason))
+                item.add_marker(pytest.mark.skip(reason=f"{name}: runs in make test-all"))
+
+
+# -- The account of skips ---------------------------------------------------------------------------
+
+
+def _skip_reasons(config: pytest.Config) -> Counter[str]:
+    """How many tests were skipped for which reason; under xdist known to the controller alone."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    counts: Counter[str] = Counter()
+    for report in reporter.stats.get("skipped", []) if reporter else []:
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        counts[text.removeprefix("Skipped: ")] += 1
+    return counts
+
+
+def account(counts: Counter[str]) -> tuple[list[str], bool]:
+    """Lines that say what was skipped and why, and whether each skip was expected."""
+    lines, totals, fine = [], Counter(), True
+    for reason, count in sorted(counts.items()):
+        entry = expectation(reason)
+        if entry is None:
+            lines.append(f"{count:5}  NOT EXPECTED: {reason}")
+            fine = False
+        else:
+            totals[entry] += count
+    for entry, count in totals.items():
+        over = f"  TOO MANY: at most {entry.at_most} expected" if count > entry.at_most else ""
+        fine = fine and not over
+        lines.append(f"{count:5}  {entry.name} ({entry.why}){over}")
+    return lines, fine
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not account(_skip_reasons(session.config))[1] and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts = _skip_reasons(terminalreporter.config)
+    lines, _ = account(counts)
+    terminalreporter.section(f"{sum(counts.values())} tests skipped, and why")
+    for line in lines:
+        terminalreporter.line(line)
+
+
+# -- A clean place ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _same_settings_afterwards():
+    """A test that configures the process puts nothing in the way of the next one."""
+    from fastconv import settings, threads
+
+    before = settings._process, threads._setting
+    yield
+    settings._process, threads._setting = before

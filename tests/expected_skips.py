@@ -1,0 +1,34 @@
+"""Why a test may be skipped. A run with any other skip, or more of them, fails: conftest.py."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Expected(NamedTuple):
+    """Skips whose whole reason matches `pattern`, at most so many of them, and what makes them right."""
+
+    name: str
+    pattern: str
+    at_most: int
+    why: str
+
+
+EXPECTED = (
+    Expected("naive over its limit", r"naive: over \d+ multiply-accumulates", 400, "0.25 us each in plain Python"),
+    Expected("slow", r"slow: runs in make test-all", 100, "more than ten seconds each"),
+    Expected("peers", r"peers: runs in make test-all", 2000, "make test needs neither torch nor SciPy"),
+    Expected("browser", r"browser: runs in make test-all", 100, "make test needs no browser"),
+    Expected("instruction set", r"this machine does not run v\d|this CPU has no AVX-512", 50, "not this CPU's kernels"),
+    Expected("level not built", r"v\d is not built", 10, "a build of one instruction set only, -Disa="),
+    Expected(
+        "no sanitizer", r"no C compiler|no sanitizer: .*|this kernel's address .*", 5, "the pool is stressed there"
+    ),
+    Expected("other platform", r"not x86-64 Linux", 10, "the levels of x86-64 are read from Linux"),
+)
+
+
+def expectation(reason: str) -> Expected | None:
+    """The entry that allows a skip for `reason`."""
+    return next((entry for entry in EXPECTED if re.fullmatch(entry.pattern, reason)), None)
