@@ -1,0 +1,181 @@
+"""Whoever can be timed: a name, and a way to get ready for one problem, direction and set of arrays.
+
+`prepare` returns a `Prepared` call, or raises `Refused` with the reason that the row then shows. fastconv's
+algorithms are those that `fastconv.algorithms` lists: a new one takes part without a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+import fastconv
+from bench.data import Operands, reduction
+from bench.presets import Problem
+
+#: Plain Python loops take part in timed runs up to so many multiply-accumulates (about 50 ms).
+NAIVE_MACS = 200_000
+
+
+class Refused(Exception):
+    """Why a candidate does not take part in a row."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass
+class Prepared:
+    """One candidate, ready for one problem."""
+
+    name: str
+    call: Callable[[], Any]  # what is timed
+    expected_error: float  # max|error| / max|result| that it promises on independent N(0, 1) data
+    workspace_bytes: int | None = None
+    refresh: Callable[[], None] = _nothing  # after the contents of the operands changed
+    ready: Callable[[], bool] = field(default=lambda: True)  # False while a call would compile first
+    results: Callable[[Any], tuple[np.ndarray, ...]] = lambda result: (  # what `call` returned, as NumPy arrays
+        result if isinstance(result, tuple) else (result,)
+    )
+
+
+class Candidate(Protocol):
+    """Takes part in a run."""
+
+    @property
+    def name(self) -> str:
+        """What its rows are called."""
+
+    def prepare(self, problem: Problem, direction: str, operands: Operands) -> Prepared:
+        """Get ready, or raise `Refused`."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One of fastconv's algorithms, called through the public functions."""
+
+    name: str
+
+    def prepare(self, problem: Problem, direction: str, operands: Operands) -> Prepared:
+        """Ask `fastconv.explain` first: what an algorithm refuses is a row with its reason."""
+        if self.name == "naive" and problem.macs > NAIVE_MACS:
+            raise Refused(f"not timed: plain Python takes part up to {NAIVE_MACS:,} multiply-accumulates")
+        table = fastconv.explain(problem, direction="forward" if direction == "forward_indices" else direction)
+        name = table.chosen if self.name == "auto" else self.name
+        answer = next((entry for entry in table.candidates if entry.algorithm.name == name), None)
+        if answer is None:
+            raise Refused(f"{self.name} computes no {'convolution' if _is_conv(problem) else 'pooling'}")
+        if answer.reason and not answer.on_request:
+            raise Refused(answer.reason)
+        way = table.direction
+        return Prepared(
+            self.name,
+            fastconv_call(problem, direction, operands, self.name),
+            answer.error,
+            answer.workspace_bytes,
+            ready=lambda: answer.algorithm.ready(problem, way),
+        )
+
+
+def _is_conv(problem: Problem) -> bool:
+    return isinstance(problem, fastconv.ConvProblem)
+
+
+def fastconv_call(problem: Problem, direction: str, operands: Operands, algorithm: str) -> Callable[[], Any]:
+    """The call of a public function that computes `direction` of `problem`, as a user would write it."""
+    x: Any = operands
+    layout = ("NDHWC" if problem.axes == 3 else "NHWC") if problem.channels_last else None
+    named: dict[str, Any] = {"data_format": layout, "algorithm": algorithm}
+    if isinstance(problem, fastconv.ConvProblem):
+        window = {"stride": problem.stride, "padding": problem.pads, "dilation": problem.dilation}
+        named |= {"groups": problem.groups, **window}
+        if direction == "forward":
+            return partial(_public(f"conv{problem.axes}d"), x.input, x.weight, **named)
+        backward = _public(f"conv{problem.axes}d_backward")
+        if direction == "backward_input":
+            image = np.broadcast_to(problem_zero(problem), problem.input_shape)
+            return partial(
+                _pick, 0, backward, x.grad_output, image, x.weight, output_mask=(True, False, False), **named
+            )
+        weight = np.broadcast_to(problem_zero(problem), problem.weight_shape)
+        return partial(_pick, 1, backward, x.grad_output, x.input, weight, output_mask=(False, True, False), **named)
+    named |= {"kernel_size": problem.kernel, "stride": problem.stride, "padding": problem.pads}
+    named["ceil_mode"] = problem.ceil_mode
+    if problem.kind == "max":
+        named["dilation"] = problem.dilation
+        pool, own = f"max_pool{problem.axes}d", {"indices": x.indices}
+        if direction.startswith("forward"):
+            return partial(_public(pool), x.input, return_indices=direction == "forward_indices", **named)
+        return partial(_public(f"{pool}_backward"), x.grad_output, x.input, **named, **own)
+    named |= {"count_include_pad": problem.count_include_pad, "divisor_override": problem.divisor_override}
+    if direction == "forward":
+        return partial(_public(f"avg_pool{problem.axes}d"), x.input, **named)
+    return partial(_public(f"avg_pool{problem.axes}d_backward"), x.grad_output, problem.input_shape, **named)
+
+
+def problem_zero(problem: Problem) -> np.ndarray:
+    """One element: stands for an array of which a gradient needs the shape alone."""
+    return np.zeros((), problem.dtype)
+
+
+def _pick(index: int, function: Callable[..., tuple[Any, ...]], *args: Any, **named: Any) -> Any:
+    return function(*args, **named)[index]
+
+
+def _public(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] | None = getattr(fastconv, name, None)
+    if function is None:
+        raise Refused(f"fastconv has no {name}")
+    return function
+
+
+def registered(family: str | None = None) -> list[str]:
+    """Every algorithm's name, conv's first, in order of preference."""
+    families = (family,) if family else ("conv", "pool")
+    return list(dict.fromkeys(entry.name for name in families for entry in fastconv.algorithms(name)))
+
+
+def find(algorithms: tuple[str, ...], peers: tuple[str, ...]) -> list[Candidate]:
+    """The candidates by name; no algorithm named means all that are registered.
+
+    Raises
+    ------
+    ValueError
+        For a name that nothing is known under, or a peer that is not installed.
+    """
+    known = [*registered(), "auto"]
+    if strange := [name for name in algorithms if name not in known]:
+        raise ValueError(f"unknown algorithm {strange[0]!r}; the names are {', '.join(known)}")
+    found: list[Candidate] = [Algorithm(name) for name in algorithms or registered()]
+    if peers:
+        from bench import peers as others
+
+        found += [others.find(name) for name in peers]
+    return found
+
+
+def allowance(prepared: Prepared, problem: Problem, direction: str) -> float:
+    """Largest max|error| / max|result| with which a result counts as right: see `verify`.
+
+    Eight times what the algorithm promises for its typical largest error: wide enough that a right result
+    never fails, while a product left out of a sum of m shows as about 1 / sqrt(m), a thousand times more.
+    Maxima must be exact; everything else may round its last bits.
+    """
+    exact = getattr(problem, "kind", None) == "max" and direction.startswith("forward")
+    return 0.0 if exact else 8 * max(prepared.expected_error, _roundoff(problem))
+
+
+def sum_error(problem: Problem, direction: str) -> float:
+    """Expected max|error| / max|result| of sums in the problem's own precision: what a peer is held to."""
+    if getattr(problem, "kind", None) == "max":
+        return 0.0 if direction.startswith("forward") else 4 * _roundoff(problem)
+    return _roundoff(problem) * (1 + float(np.sqrt(reduction(problem, direction))))
+
+
+def _roundoff(problem: Problem) -> float:
+    return 2.0**-24 if problem.dtype == "float32" else 2.0**-53
