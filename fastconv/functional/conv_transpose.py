@@ -56,7 +56,7 @@ class TransposedCall:
                 ("output_padding", output_padding, 0),
             )
         )  # fmt: skip
-        sizes, covered = [], []
+        sizes, covered, conv_pads = [], [], []
         for size, kernel, s, pad, d, extra in zip(
             in_size, weight_shape[2:], strides, pads, dilations, extras, strict=True
         ):
@@ -71,8 +71,11 @@ class TransposedCall:
                     f"not positive"
                 )
             sizes.append(extent)
-            # An output_padding of a whole stride and more is beyond every window of the convolution: bias alone.
-            covered.append(extent - extra // s * s)
+            # An output_padding of whole strides would give the convolution a window too many: it comes off the
+            # padding at the end, and what is left of it lies beyond every window and holds the bias alone.
+            surplus = extra // s * s
+            conv_pads.append((pad, max(pad - surplus, 0)))
+            covered.append(extent - max(surplus - pad, 0))
         if min(covered) < 1:
             raise InvalidProblem(f"output_padding {output_padding!r} leaves no output that a window covers")
         groups = arguments.check_int("groups", groups)
@@ -85,7 +88,16 @@ class TransposedCall:
         self.out_channels = channels
         self.output_shape = image(sizes)
         self.conv = ConvCall(
-            axes, dtype, image(covered), weight_shape, strides, pads, dilations, groups, "zeros", data_format
+            axes,
+            dtype,
+            image(covered),
+            weight_shape,
+            strides,
+            tuple(conv_pads),
+            dilations,
+            groups,
+            "zeros",
+            data_format,
         )
         spatial = tuple(slice(0, extent) for extent in covered)
         self.covered = (slice(None), *spatial) if channels_last else (slice(None), slice(None), *spatial)
