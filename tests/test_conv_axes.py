@@ -88,11 +88,15 @@ def _cases(count):
         )  # fmt: skip
 
 
+random_cases = pytest.mark.parametrize(
+    ("axes", "batch", "channels", "filters", "size", "kernel", "stride", "padding", "dilation", "groups"),
+    list(_cases(12)),
+)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("data_format", ["first", "last"])
-@pytest.mark.parametrize(
-    ("axes", "batch", "channels", "filters", "size", "kernel", "stride", "padding", "dilation", "groups"), list(_cases(12))
-)
+@random_cases
 def test_convolution_and_its_gradients(
     algorithm, data_format, axes, batch, channels, filters, size, kernel, stride, padding, dilation, groups
 ):
@@ -134,9 +138,7 @@ def test_convolution_and_its_gradients(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(
-    ("axes", "batch", "channels", "filters", "size", "kernel", "stride", "padding", "dilation", "groups"), list(_cases(12))
-)
+@random_cases
 def test_transposed_convolution_and_its_gradients(
     algorithm, axes, batch, channels, filters, size, kernel, stride, padding, dilation, groups
 ):

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error, nchw
+from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
 from fastconv.workspace import Scratch, aligned_bytes
@@ -62,7 +63,7 @@ def unavailable() -> str | None:
 
 
 def refusal(problem: ConvProblem, direction: Direction) -> str | None:
-    return None if problem.axes == 2 else "its columns are made for two spatial axes"
+    return None
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
@@ -411,16 +412,18 @@ def _sum_bias(problem: ConvProblem, grad_output: np.ndarray, grad_bias: np.ndarr
 
 
 ALGORITHMS = (
-    Algorithm(
-        name="im2col_gemm",
-        unavailable=unavailable,
-        refusal=refusal,
-        ready=always_ready,
-        error=direct_error,
-        cost=cost,
-        workspace_bytes=workspace_bytes,
-        forward=forward,
-        backward_input=backward_input,
-        backward_weight=backward_weight,
+    with_volumes(
+        Algorithm(
+            name="im2col_gemm",
+            unavailable=unavailable,
+            refusal=refusal,
+            ready=always_ready,
+            error=direct_error,
+            cost=cost,
+            workspace_bytes=workspace_bytes,
+            forward=forward,
+            backward_input=backward_input,
+            backward_weight=backward_weight,
+        )
     ),
 )
