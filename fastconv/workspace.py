@@ -83,7 +83,11 @@ def _checkout(nbytes: int) -> np.ndarray:
         fitting = [i for i, arena in enumerate(_idle) if arena.size >= nbytes]
         arena = _idle.pop(min(fitting, key=lambda i: _idle[i].size)) if fitting else None
     if arena is None:
-        arena = _allocate(_rounded(nbytes))
+        try:
+            arena = _allocate(_rounded(nbytes))
+        except MemoryError:  # what is kept for later may be what is missing now
+            empty_cache()
+            arena = _allocate(nbytes)
     with _lock:
         _in_use_bytes += arena.size
         _peak_bytes = max(_peak_bytes, _in_use_bytes)

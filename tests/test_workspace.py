@@ -1,0 +1,121 @@
+"""Scratch memory: aligned, returned on every path, bounded, and given up when memory runs short."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import workspace
+
+
+@pytest.fixture(autouse=True)
+def _no_arenas_kept():
+    workspace.empty_cache()
+    yield
+    workspace.empty_cache()
+
+
+def test_arrays_start_on_cache_lines_and_do_not_overlap():
+    with workspace.scratch(4096) as scratch:
+        first, second = scratch.take((3, 5), np.float32), scratch.take((7,), np.float64)
+        assert first.ctypes.data % workspace.ALIGNMENT == second.ctypes.data % workspace.ALIGNMENT == 0
+        assert not np.may_share_memory(first, second)
+        assert scratch.free == 4096 - 64 - 64
+
+
+def test_released_scratch_is_handed_out_again():
+    with workspace.scratch(256) as scratch:
+        mark = scratch.mark()
+        first = scratch.take((256,), np.uint8)
+        scratch.release(mark)
+        assert scratch.take((256,), np.uint8).ctypes.data == first.ctypes.data
+
+
+def test_more_than_was_granted_is_refused():
+    with workspace.scratch(64) as scratch, pytest.raises(AssertionError, match="exhausted"):
+        scratch.take((65,), np.uint8)
+
+
+def test_an_arena_returns_on_every_path_and_is_used_again():
+    def fail():
+        with workspace.scratch(10_000) as scratch:
+            fail.address = scratch.take((1,), np.uint8).ctypes.data
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    stats = fastconv.memory_stats()
+    assert stats["in_use"] == 0
+    assert 10_000 <= stats["kept"] < 13_000
+    with workspace.scratch(9_000) as scratch:
+        assert scratch.take((1,), np.uint8).ctypes.data == fail.address
+        assert fastconv.memory_stats()["kept"] == 0
+    fastconv.empty_cache()
+    assert fastconv.memory_stats()["kept"] == 0
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(workspace, "KEPT_BYTES", 100_000)
+    arenas = [workspace.scratch(30_000) for _ in range(8)]
+    for arena in arenas:
+        arena.__enter__()
+    assert fastconv.memory_stats()["in_use"] >= 8 * 30_000
+    for arena in arenas:
+        arena.__exit__(None, None, None)
+    stats = fastconv.memory_stats()
+    assert stats["in_use"] == 0
+    assert 30_000 <= stats["kept"] <= 100_000
+    assert stats["peak"] >= 8 * 30_000
+
+
+def test_exhausted_memory_is_an_error_and_the_process_goes_on():
+    """RLIMIT_AS just above what is used: MemoryError, after which small calls are right again."""
+    script = textwrap.dedent("""
+        import resource, numpy as np, fastconv
+        x, w = np.ones((1, 8, 32, 32), np.float32), np.ones((8, 8, 3, 3), np.float32)
+        before = {name.name: fastconv.conv2d(x, w, padding=1, algorithm=name.name)
+                  for name in fastconv.algorithms() if name.available and name.name != "naive"}
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, -1))
+        for name in before:
+            try:
+                big = fastconv.conv2d(np.broadcast_to(np.float32(1), (64, 8, 512, 512)), w, algorithm=name)
+            except MemoryError:
+                print("MemoryError", flush=True)
+        for name, result in before.items():
+            assert (fastconv.conv2d(x, w, padding=1, algorithm=name) == result).all()
+        assert fastconv.memory_stats()["in_use"] == 0
+        print("goes on", len(before))
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    *errors, last = done.stdout.split("\n")[:-1]
+    assert last == f"goes on {len(errors)}"
+    assert set(errors) == {"MemoryError"}
+
+
+def test_many_shapes_leave_memory_flat():
+    """2,000 different shapes: plans are bounded, arenas are shared, resident memory stays."""
+    script = textwrap.dedent("""
+        import numpy as np, fastconv
+        rng = np.random.default_rng(0)
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+        def some(count):
+            for _ in range(count):
+                c, k, h, w = (int(v) for v in rng.integers(1, 24, 4))
+                x, f = np.ones((1, c, h + 2, w + 2), np.float32), np.ones((k, c, 3, 3), np.float32)
+                y = fastconv.conv2d(x, f)
+                fastconv.conv2d_backward(y, x, f)
+        some(500)
+        before = resident()
+        some(2000)
+        print(resident() - before)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)
+    assert int(done.stdout) < 40 * 2**20
