@@ -158,13 +158,14 @@ def backward_weight(
                                 total += grad_output_nkpq[n, k, p, q] * x
                     grad_weight_kcrs[k, c, r, s] = total
     if grad_bias is not None:
+        grad_bias_k = elements(grad_bias)
         for k in range(problem.out_channels):
             total = 0.0
             for n in range(problem.batch):
                 for p in range(P):
                     for q in range(Q):
                         total += grad_output_nkpq[n, k, p, q]
-            grad_bias[k] = total
+            grad_bias_k[k] = total
 
 
 ALGORITHMS = (
