@@ -7,17 +7,16 @@ import pytest
 
 import fastconv
 from fastconv import cli
+from fastconv.machine import forget
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTCONV_CACHE_DIR", str(tmp_path))
-    from fastconv import machine
-
-    machine.forget()
+    forget()
     yield
     monkeypatch.undo()
-    machine.forget()
+    forget()
 
 
 def test_info_lists_every_algorithm_and_measures_nothing(capsys):

@@ -34,7 +34,7 @@ FC: [1x1x1000]            memory:  1000             params: 4096*1000 = 4,096,00
 
 
 def rows(text):
-    """Lines with runs of blanks as one; those between a figure and `params` count as one even where there is none."""
+    """Its lines, with runs of blanks as one."""
     return [re.sub(r" +", " ", line.strip()) for line in text.strip().splitlines()]
 
 
