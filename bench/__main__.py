@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(act=_run)
     run.add_argument("--preset", default="quick", help=f"{', '.join(presets.names())}, or the path of a TOML file")
     run.add_argument("--problems", nargs="+", metavar="TEXT", help="these problems instead of the preset's")
+    run.add_argument("--sweeps", type=_listed, metavar="S,T", help="only these sweeps of the preset")
     run.add_argument("--algorithms", type=_listed, metavar="A,B", help="only these (auto counts as one)")
     run.add_argument("--directions", type=_listed, metavar="D,E", help=", ".join(presets.DIRECTIONS))
     run.add_argument("--threads", type=_counts, metavar="N,M", help="thread counts; the machine's cores by default")
@@ -60,6 +61,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     preset = presets.load(arguments.preset)
     if arguments.problems:
         preset = preset.of_problems(arguments.problems)
+    if arguments.sweeps:
+        preset = preset.of_sweeps(arguments.sweeps)
     chosen = {key: getattr(arguments, key) for key in ("algorithms", "directions", "threads", "peers", "seconds")}
     preset = replace(preset, **{key: value for key, value in chosen.items() if value is not None})
     if strange := set(preset.directions) - set(presets.DIRECTIONS):

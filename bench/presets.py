@@ -94,6 +94,21 @@ class Preset:
         """The same preset with only these problems, and no bars."""
         return replace(self, sweeps=(), layers=(), bars=(), texts=tuple(canonical(text) for text in texts))
 
+    def of_sweeps(self, names: Sequence[str]) -> Preset:
+        """The same preset with only these sweeps, and its time in proportion.
+
+        Raises
+        ------
+        ValueError
+            For a sweep that it does not have.
+        """
+        chosen = tuple(sweep for sweep in self.sweeps if sweep.name in names)
+        if unknown := set(names) - {sweep.name for sweep in chosen}:
+            known = ", ".join(sweep.name for sweep in self.sweeps)
+            raise ValueError(f"preset {self.name} has no sweep {sorted(unknown)[0]!r}; it has {known}")
+        only = replace(self, sweeps=chosen, layers=(), texts=(), bars=())
+        return replace(only, seconds=self.seconds * len(only.problems()) / len(self.problems()))
+
 
 def canonical(text: str) -> str:
     """The one text of the problem that `text` describes."""

@@ -1,0 +1,151 @@
+"""A sweep on the page: a plot for each direction, and one table of all its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.presets import DIRECTIONS
+from bench.records import Run
+from bench.report import frames, plots
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One candidate's figure in a table."""
+
+    main: str
+    detail: str = ""
+    best: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One problem and direction."""
+
+    direction: str
+    value: str
+    problem: str
+    cells: list[Cell]
+    first: bool  # of its direction
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything the page shows of one sweep."""
+
+    name: str
+    title: str
+    parameter: str
+    family: str
+    unit: str
+    caption: str
+    plots: list[str]
+    candidates: list[str]
+    lines: list[Line]
+    reasons: list[str]
+    command: str
+
+
+def sections(run: Run, table: pd.DataFrame, styles: Mapping[str, plots.Style]) -> list[Section]:
+    """One section per sweep and thread count."""
+    order = list(run.head["candidates"])
+    threads = sorted(set(table["threads"]))
+    found = []
+    for sweep in run.head["sweeps"]:
+        for count in threads:
+            rows = table[table["problem"].isin([text for _, text in sweep["points"]]) & (table["threads"] == count)]
+            if len(rows):
+                found.append(_section(run, sweep, rows, order, styles, int(count), several=len(threads) > 1))
+    return found
+
+
+def _section(
+    run: Run,
+    sweep: Mapping[str, Any],
+    rows: pd.DataFrame,
+    order: Sequence[str],
+    styles: Mapping[str, plots.Style],
+    threads: int,
+    several: bool,
+) -> Section:
+    names = frames.candidates(rows, order)
+    index = rows.set_index(["problem", "direction", "name"])
+    directions = [way for way in DIRECTIONS if way in set(rows["direction"])]
+    unit, family = str(rows["unit"].iloc[0]), str(rows["family"].iloc[0])
+    limits = run.limits_at(threads)
+    limit = None
+    if limits:
+        limit = ("peak", limits["threads_float32"]) if family == "conv" else ("memory copy", limits["copy_memory"])
+    title = sweep["title"] + (f", {threads} thread{'s' * (threads > 1)}" if several else "")
+    pictures, lines = [], []
+    reasons: dict[str, None] = {}
+    for way in directions:
+        pictures.append(_plot(sweep, way, unit, index, names, styles, limit))
+        for place, (value, problem) in enumerate(sweep["points"]):
+            cells = _cells(index, problem, way, names)
+            lines.append(Line(frames.TITLES[way], value, problem, cells, place == 0))
+            reasons |= {f"{name}: {cell.reason}": None for name, cell in zip(names, cells, strict=True) if cell.reason}
+    first = sweep["points"][0][1]
+    last = sweep["points"][-1][1]
+    caption = f"From {first} to {last}, {threads} thread{'s' * (threads > 1)}."
+    if limit:
+        what = "multiply-add peak" if family == "conv" else "copy speed of memory, read + written,"
+        caption += f" The {what} of this machine is {frames.number(limit[1])} {unit}."
+    command = f"python -m bench run --preset {run.head['preset']} --sweeps {sweep['name']} --threads {threads}"
+    return Section(
+        f"{sweep['name']}-{threads}", title, sweep["parameter"], family, unit, caption, pictures, names, lines,
+        list(reasons), command,
+    )  # fmt: skip
+
+
+def _row(index: pd.DataFrame, problem: str, way: str, name: str) -> Any | None:
+    key: Any = (problem, way, name)
+    return index.loc[key] if key in index.index else None
+
+
+def _plot(
+    sweep: Mapping[str, Any],
+    way: str,
+    unit: str,
+    index: pd.DataFrame,
+    names: Sequence[str],
+    styles: Mapping[str, plots.Style],
+    limit: tuple[str, float] | None,
+) -> str:
+    series, spoken = [], []
+    for name in names:
+        found = [_row(index, problem, way, name) for _, problem in sweep["points"]]
+        timed = [row if row is not None and row["status"] == "timed" else None for row in found]
+        if not any(row is not None for row in timed):
+            continue
+        columns = [
+            [None if row is None else float(row[key]) for row in timed] for key in ("rate", "rate_low", "rate_high")
+        ]
+        series.append(plots.Series(styles[name], *columns))
+        rates = [rate for rate in columns[0] if rate is not None]
+        spoken.append(f"{name} {frames.number(min(rates))} to {frames.number(max(rates))}")
+    alt = f"{sweep['title']}, {frames.TITLES[way]}, in {unit}: {'; '.join(spoken) or 'nothing was timed'}."
+    ticks = [value for value, _ in sweep["points"]]
+    return plots.lines(frames.TITLES[way], sweep["parameter"], unit, ticks, series, limit, alt)
+
+
+def _cells(index: pd.DataFrame, problem: str, way: str, names: Sequence[str]) -> list[Cell]:
+    rows = [_row(index, problem, way, name) for name in names]
+    rates = [float(row["rate"]) for row in rows if row is not None and row["status"] == "timed"]
+    best = max(rates, default=None)
+    cells = []
+    for row in rows:
+        if row is None:
+            cells.append(Cell("–"))
+        elif row["status"] == "timed":
+            detail = f"{frames.duration(row['median'])} ± {frames.percent(row['spread'] / 2)}"
+            cells.append(Cell(frames.number(row["rate"]), detail, float(row["rate"]) == best))
+        else:
+            skipped = str(row["reason"]).startswith("not timed")
+            cells.append(Cell("not timed" if skipped else str(row["status"]), reason=str(row["reason"])))
+    return cells
