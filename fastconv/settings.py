@@ -144,6 +144,11 @@ def use(
     strict : bool, optional
         Raise `UnsupportedProblem` where no preferred algorithm can compute a problem.
 
+    Returns
+    -------
+    context manager
+        Also a decorator; entering it gives the settings then in force.
+
     Raises
     ------
     TypeError, ValueError

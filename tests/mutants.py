@@ -1,0 +1,329 @@
+"""Planted faults, each of which the suite must notice: `make mutants`, or python tests/mutants.py [NAME ...].
+
+For each mutant one text is replaced in a copy of the project, what depends on it is compiled (for one instruction set,
+in a build directory that all share), and a part of the suite runs. A mutant that survives is a hole in the suite.
+test_mutants.py holds that every replacement matches exactly once, and that each algorithm and direction has its mutant.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.copies import add_extensions, make_copy, run_in_copy  # noqa: E402
+
+#: A mutant must be noticed within so many seconds, compiling included.
+LIMIT = 60.0
+
+CONV = "tests/test_conformance_conv.py"
+POOL = "tests/test_conformance_pool.py"
+LAWS = "tests/test_laws.py"
+VALUES = "tests/test_values.py"
+PROPERTIES = "tests/test_properties.py"
+API = "tests/test_api.py"
+
+
+class Mutant(NamedTuple):
+    """One fault: in `file`, `old` becomes `new`; the tests `where`, filtered by -k `which`, must notice.
+
+    `kinds` says what it stands for: "conv/NAME direction" for each algorithm, "border", "tie", "nan", "threads",
+    "overflow", "problem".
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    file: str
+    old: str
+    new: str
+    where: str
+    which: str = ""
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # -- the definition -----------------------------------------------------------------------------
+    Mutant(
+        "naive forward: a window begins one row late",
+        ("conv/naive forward", "border"),
+        "fastconv/conv/naive.py",
+        "                                h = p * stride_h - top + r * dil_h\n"
+        "                                w = q * stride_w - left + s * dil_w\n"
+        "                                inside = 0 <= h < H and 0 <= w < W\n"
+        "                                x = input_nchw[n, first_c + c, h, w] if inside else 0.0\n"
+        "                                total += x * weight_kcrs",
+        "                                h = p * stride_h - top + r * dil_h\n"
+        "                                w = q * stride_w - left + s * dil_w\n"
+        "                                inside = 0 < h < H and 0 <= w < W\n"
+        "                                x = input_nchw[n, first_c + c, h, w] if inside else 0.0\n"
+        "                                total += x * weight_kcrs",
+        CONV,
+        "naive and three",
+    ),
+    Mutant(
+        "naive backward_input: the gaps of a stride are read",
+        ("conv/naive backward_input",),
+        "fastconv/conv/naive.py",
+        "if off_grid_h == off_grid_w == 0 and",
+        "if off_grid_h == 0 and",
+        CONV,
+        "naive and stride and backward_input",
+    ),
+    Mutant(
+        "naive backward_weight: the kernel is turned",
+        ("conv/naive backward_weight",),
+        "fastconv/conv/naive.py",
+        "grad_weight_kcrs[k, c, r, s] = total",
+        "grad_weight_kcrs[k, c, R - 1 - r, s] = total",
+        CONV,
+        "naive and three and backward_weight",
+    ),
+    Mutant(
+        "naive max: the last of equal maxima wins",
+        ("pool/naive forward", "tie"),
+        "fastconv/pool/naive.py",
+        "if x > largest or is_first_nan:",
+        "if x >= largest or is_first_nan:",
+        POOL,
+        "max_forward and naive and halving",
+    ),
+    Mutant(
+        "naive max: NaN loses",
+        ("nan",),
+        "fastconv/pool/naive.py",
+        "if x > largest or is_first_nan:",
+        "if x > largest:",
+        POOL,
+        "max_forward and naive and halving",
+    ),
+    Mutant(
+        "naive average: a share goes to the window's own size",
+        ("pool/naive backward_input",),
+        "fastconv/pool/naive.py",
+        "share = grad_output_pq[p, q] / divisor(problem, p, q)",
+        "share = grad_output_pq[p, q] / (problem.kernel[0] * problem.kernel[1])",
+        POOL,
+        "avg_backward and naive",
+    ),
+    Mutant(
+        "naive average: padding before the input is not counted",
+        ("border",),
+        "fastconv/pool/naive.py",
+        "        if not problem.count_include_pad:\n",
+        "        if True:\n",
+        POOL,
+        "avg_forward and naive",
+    ),
+    # -- columns and BLAS ---------------------------------------------------------------------------
+    Mutant(
+        "im2col_gemm forward: zeros after the input are not written",
+        ("conv/im2col_gemm forward", "border"),
+        "fastconv/conv/im2col_gemm.py",
+        "        tap_cnpq[:, :, p, q.stop :] = 0\n",
+        "",
+        CONV,
+        "im2col_gemm and forward and pad",
+    ),
+    Mutant(
+        "im2col_gemm backward_input: columns overwrite instead of adding up",
+        ("conv/im2col_gemm backward_input",),
+        "fastconv/conv/im2col_gemm.py",
+        "np.add(inside_cnpq, tap_cnpq[:, :, p, q], out=inside_cnpq)",
+        "inside_cnpq[...] = tap_cnpq[:, :, p, q]",
+        CONV,
+        "im2col_gemm and backward_input and three",
+    ),
+    Mutant(
+        "im2col_gemm backward_weight: only the last piece counts",
+        ("conv/im2col_gemm backward_weight",),
+        "fastconv/conv/im2col_gemm.py",
+        "grad_weight_gk_crs[part.g, k] += product",
+        "grad_weight_gk_crs[part.g, k] = product",
+        CONV,
+        "im2col_gemm and backward_weight",
+    ),
+    Mutant(
+        "im2col_gemm: the last position of a row is taken for padding",
+        ("border",),
+        "fastconv/conv/im2col_gemm.py",
+        "(size - 1 - offset) // stride + 1",
+        "(size - 2 - offset) // stride + 1",
+        CONV,
+        "im2col_gemm and width",
+    ),
+    Mutant(
+        "im2col_gemm: a piece is larger than its scratch",
+        ("overflow",),
+        "fastconv/conv/im2col_gemm.py",
+        "nbytes += aligned_bytes(piece.groups * reduction * piece.positions * item)",
+        "nbytes += piece.groups * reduction * piece.positions",
+        CONV,
+        "im2col_gemm and everything",
+    ),
+    # -- problem arithmetic -------------------------------------------------------------------------
+    Mutant(
+        "problem: ceil_mode keeps a window that starts in the right padding",
+        ("problem", "border"),
+        "fastconv/problem.py",
+        "return windows - 1 if (windows - 1) * stride >= size + pads[0] else windows",
+        "return windows",
+        PROPERTIES,
+        "output_size",
+    ),
+    Mutant(
+        "problem: a window is one position too long",
+        ("problem",),
+        "fastconv/problem.py",
+        "return dilation * (kernel - 1) + 1",
+        "return dilation * kernel",
+        PROPERTIES,
+        "same or output_size or convolution",
+    ),
+    Mutant(
+        "problem: sizes beyond 64 bits are let through",
+        ("overflow", "problem"),
+        "fastconv/problem.py",
+        "if nbytes > MAX_BYTES:",
+        "if nbytes > MAX_BYTES * MAX_BYTES:",
+        PROPERTIES,
+        "without_end or without",
+    ),
+    Mutant(
+        "problem: the text loses the padding at the end",
+        ("problem",),
+        "fastconv/problem_text.py",
+        'f"{low}:{high}" for low, high in problem.pads',
+        'f"{low}:{low}" for low, high in problem.pads',
+        PROPERTIES,
+        "reads_back",
+    ),
+    Mutant(
+        "functional: same puts the surplus at the beginning",
+        ("problem",),
+        "fastconv/functional/arguments.py",
+        "pads.append((total // 2, total - total // 2))",
+        "pads.append((total - total // 2, total // 2))",
+        API,
+        "same",
+    ),
+)
+
+
+def required_kinds() -> dict[str, int]:
+    """How many mutants of each kind there must be at least."""
+    from fastconv.planner import REGISTRY
+
+    required = {"border": 4, "threads": 2, "overflow": 2, "tie": 1, "nan": 1, "problem": 2}
+    for family, directions in (
+        ("conv", ("forward", "backward_input", "backward_weight")),
+        ("pool", ("forward", "backward_input")),
+    ):
+        for algorithm in REGISTRY[family]:
+            required |= {f"{family}/{algorithm.name} {direction}": 1 for direction in directions}
+    return required
+
+
+# -- Running ----------------------------------------------------------------------------------------
+
+
+def command(*arguments: object, cwd: Path | None = None) -> None:
+    done = subprocess.run([str(argument) for argument in arguments], cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, arguments))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+
+
+class Project:
+    """The copy in which mutants live, one after the other, and its build directory."""
+
+    def __init__(self, place: Path) -> None:
+        self.copy = make_copy(place / "project")
+        self.build = place / "build"
+        tools = Path(sys.executable).parent
+        self._ninja = tools / "ninja" if (tools / "ninja").exists() else Path(shutil.which("ninja") or "ninja")
+        meson = tools / "meson" if (tools / "meson").exists() else "meson"
+        command(meson, "setup", self.build, self.copy, f"-Disa={level()}")
+        self.compile()
+
+    def compile(self) -> None:
+        """Compile what changed, and put it in its place."""
+        command(self._ninja, "-C", self.build)
+        add_extensions(self.copy, self.build)
+
+    def test(self, where: str, which: str) -> subprocess.CompletedProcess[str]:
+        chosen = ["-k", which] if which else []
+        return run_in_copy(
+            self.copy,
+            ["-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "-m", "not serial", *chosen, where],
+            timeout=LIMIT,
+        )
+
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
+        """("killed" | "SURVIVED" | "BROKEN", by what)."""
+        file = self.copy / mutant.file
+        original = file.read_text()
+        if original.count(mutant.old) != 1:
+            return "BROKEN", f"{original.count(mutant.old)} places match in {mutant.file}"
+        file.write_text(original.replace(mutant.old, mutant.new))
+        try:
+            if file.suffix != ".py":
+                self.compile()
+            done = self.test(mutant.where, mutant.which)
+        except subprocess.TimeoutExpired:
+            return "killed", "by its time limit"
+        except RuntimeError as error:
+            return "BROKEN", str(error)
+        finally:
+            file.write_text(original)
+        if done.returncode == 1:
+            failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            return "killed", failed[0] if failed else "BROKEN account of skips"
+        if done.returncode < 0:
+            return "killed", f"by signal {-done.returncode}"
+        return ("SURVIVED" if done.returncode == 0 else "BROKEN"), done.stdout[-2000:] + done.stderr[-1000:]
+
+
+def level() -> str:
+    """The best instruction set here: its kernels are the ones that run."""
+    from fastconv.machine import machine
+
+    return machine().level
+
+
+def main(names: Sequence[str]) -> int:
+    """Judge the mutants whose name contains one of `names`, or all; 1 if one survives."""
+    chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
+    faults = 0
+    with tempfile.TemporaryDirectory(prefix="fastconv-mutants-") as place:
+        start = time.perf_counter()
+        project = Project(Path(place))
+        print(f"{len(chosen)} mutants; the copy is compiled for {level()}: {time.perf_counter() - start:.0f} s")
+        for where, which in dict.fromkeys((mutant.where, mutant.which) for mutant in chosen):
+            healthy = project.test(where, which)
+            if healthy.returncode:
+                print(f"without a mutant, {where} -k {which!r} fails:\n{healthy.stdout[-4000:]}")
+                return 1
+        print("without a mutant, all of their tests pass", flush=True)
+        for mutant in chosen:
+            start = time.perf_counter()
+            verdict, reason = project.judge(mutant)
+            seconds = time.perf_counter() - start
+            late = seconds > LIMIT
+            faults += verdict != "killed" or late
+            print(f"{verdict:9}{seconds:5.0f} s{' TOO LATE' if late else ''}  {mutant.name}", flush=True)
+            if verdict != "killed":
+                print("    " + reason.replace("\n", "\n    "))
+            elif names:
+                print("    " + reason)
+    print(f"{len(chosen) - faults} of {len(chosen)} killed")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
