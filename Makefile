@@ -3,11 +3,13 @@
 #   make test        the suite; make test-all adds torch, SciPy and the slow tests
 #   make bench       the pytest-benchmark suite, 15 minutes at most; make bench-full without limit
 #   make check       ruff, format, mypy;    make mutants    planted faults, all of which must be noticed
+#   make hunt        random problems against the oracle for SECONDS=600
 # PYTHON=python3.12 chooses the interpreter, ISA=v3 builds one instruction set, JOBS=4 test processes.
 
 PYTHON ?= python3
 ISA ?= all
 JOBS ?= 2
+SECONDS ?= 600
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -23,11 +25,11 @@ install = @echo "installing: $(1)" && $(PY) -c '$(REQUIREMENTS)' $(1) > $(VENV)/
  $(PY) -m pip install -q -r $(VENV)/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-all bench bench-full check format mutants clean
+.PHONY: help report test test-all bench bench-full check format hunt mutants clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,7s/^# *//p' Makefile
 
 # -- Set-up: one stamp per step ---------------------------------------------------------------------
 
@@ -87,6 +89,10 @@ check: $(VENV)/.for-dev
 format: $(VENV)/.for-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+hunt: $(VENV)/.for-test
+	$(compile)
+	$(PY) tests/hunt.py --seconds $(SECONDS)
 
 mutants: $(VENV)/.for-test
 	$(compile)
