@@ -17,7 +17,7 @@ import fastconv
 import fastconv.limits
 from bench import environment, peers, records
 from bench.candidates import Candidate, find
-from bench.measure import Case, Outcome
+from bench.measure import LEAST_ROUNDS, Case, Outcome
 from bench.presets import Preset, Problem, directions_of
 from bench.statistics import summarise
 
@@ -83,14 +83,17 @@ class Clock:
     STOP = 1.5
 
     def __init__(self, seconds: float, cases: int) -> None:
-        self._seconds, self._left, self._start = seconds, cases, perf_counter()
+        self._seconds, self._left, self._used = seconds, cases, 0.0
 
     def next(self) -> float | None:
         """Seconds for the next case; 0 when the time is used up; None when it is far exceeded."""
-        used = perf_counter() - self._start
-        share = max(self._seconds - used, 0.0) / max(self._left, 1)
+        share = max(self._seconds - self._used, 0.0) / max(self._left, 1)
         self._left -= 1
-        return None if used > self.STOP * self._seconds else share
+        return None if self._used > self.STOP * self._seconds else share
+
+    def spend(self, seconds: float) -> None:
+        """Count what a case took; what the limits take is not counted."""
+        self._used += seconds
 
 
 def execute(preset: Preset, path: Path, command: str, *, seed: int = 0, store_limits: bool = True) -> Path:
@@ -134,7 +137,8 @@ def _case(writer: records.Writer, task: Task, candidates: list[Candidate], clock
         number = int(np.random.SeedSequence(seed).generate_state(1)[0])
         started = perf_counter()
         case = Case(task.problem, task.direction, _of_family(task.problem, candidates), number)
-        outcomes = case.measure(seconds - (perf_counter() - started), least_rounds=5 if seconds else 3)
+        outcomes = case.measure(seconds - (perf_counter() - started), LEAST_ROUNDS if seconds else 3)
+        clock.spend(perf_counter() - started)
     for outcome in outcomes:
         writer.write("row", **row(task, outcome))
 

@@ -86,6 +86,32 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The vertical axis that the plots of a sweep share, so that they compare at a glance."""
+
+    unit: str
+    top: float
+    bottom: float  # 0, or where a logarithmic axis begins
+    limit: tuple[str, float] | None  # what the machine can do, if it is near enough to be shown
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether figures differ too much for a linear axis."""
+        return self.bottom > 0
+
+
+def scale(unit: str, values: Sequence[float], limit: tuple[str, float] | None) -> Scale:
+    """An axis for `values`; logarithmic where they span more than a factor of 50."""
+    if not values:
+        return Scale(unit, 1.0, 0.0, None)
+    shown = limit if limit and limit[1] < 3 * max(values) else None
+    top = max(*values, shown[1] if shown else 0.0)
+    if max(values) > 50 * min(values):
+        return Scale(unit, 1.6 * top, 0.6 * min(values), shown)
+    return Scale(unit, 1.1 * top, 0.0, shown)
+
+
+@dataclass(frozen=True)
 class Series:
     """One line of a plot; None where there is nothing to show."""
 
@@ -98,18 +124,15 @@ class Series:
 def lines(
     title: str,
     label: str,
-    unit: str,
     ticks: Sequence[str],
     series: Sequence[Series],
-    limit: tuple[str, float] | None,
+    scale: Scale,
     alt: str,
 ) -> str:
     """A line for each candidate over the values of a parameter, with its quartiles."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(4.6, 3.1), layout="constrained")
         axes = figure.subplots()
-        known = [value for entry in series for value in entry.values if value]
-        logarithmic = bool(known) and max(known) > 50 * min(known)
         for entry in series:
             places = [place for place, value in enumerate(entry.values) if value is not None]
             values = [entry.values[place] or 0.0 for place in places]
@@ -119,24 +142,23 @@ def lines(
                 places, values, yerr=[low, high], color=entry.style.light, marker=entry.style.marker, markersize=5.5,
                 linewidth=1.8, elinewidth=1, capsize=2.5, linestyle="--" if "torch" in entry.style.name else "-",
             )  # fmt: skip
-        if limit and known and limit[1] < 3 * max(known):
-            axes.axhline(limit[1], color=_LIMIT, linewidth=1.2, linestyle=(0, (4, 3)))
+        if scale.limit:
+            name, height = scale.limit
+            axes.axhline(height, color=_LIMIT, linewidth=1.2, linestyle=(0, (4, 3)))
             axes.annotate(
-                limit[0], (1, limit[1]), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                name, (1, height), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                 ha="right", va="bottom", fontsize=8, color=_LIMIT,
             )  # fmt: skip
-        if logarithmic:
+        if scale.logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        else:
-            axes.set_ylim(bottom=0)
-            axes.margins(y=0.12)
-            axes.set_ylim(bottom=0)
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_ylim(scale.bottom, scale.top)
         axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlim(-0.3, len(ticks) - 0.7)
         axes.set_title(title)
         axes.set_xlabel(label)
-        axes.set_ylabel(unit + (" (log scale)" if logarithmic else ""))
+        axes.set_ylabel(scale.unit + (" (log scale)" if scale.logarithmic else ""))
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         return _svg(figure, alt, {entry.style.light: entry.style.variable for entry in series})

@@ -43,9 +43,11 @@ class Section:
     parameter: str
     family: str
     unit: str
+    ends: tuple[str, str]  # the first problem and the last
     caption: str
     plots: list[str]
     candidates: list[str]
+    shown: list[str]  # the candidates that the plots show
     lines: list[Line]
     reasons: list[str]
     command: str
@@ -82,24 +84,29 @@ def _section(
     if limits:
         limit = ("peak", limits["threads_float32"]) if family == "conv" else ("memory copy", limits["copy_memory"])
     title = sweep["title"] + (f", {threads} thread{'s' * (threads > 1)}" if several else "")
+    heights = [float(value) for key in ("rate", "rate_high") for value in frames.timed(rows)[key]]
+    scale = plots.scale(unit, heights, limit)
     pictures, lines = [], []
     reasons: dict[str, None] = {}
     for way in directions:
-        pictures.append(_plot(sweep, way, unit, index, names, styles, limit))
+        if heights:
+            pictures.append(_plot(sweep, way, index, names, styles, scale))
         for place, (value, problem) in enumerate(sweep["points"]):
             cells = _cells(index, problem, way, names)
             lines.append(Line(frames.TITLES[way], value, problem, cells, place == 0))
             reasons |= {f"{name}: {cell.reason}": None for name, cell in zip(names, cells, strict=True) if cell.reason}
-    first = sweep["points"][0][1]
-    last = sweep["points"][-1][1]
-    caption = f"From {first} to {last}, {threads} thread{'s' * (threads > 1)}."
-    if limit:
-        what = "multiply-add peak" if family == "conv" else "copy speed of memory, read + written,"
-        caption += f" The {what} of this machine is {frames.number(limit[1])} {unit}."
+    ends = (sweep["points"][0][1], sweep["points"][-1][1])
+    shown = frames.candidates(frames.timed(rows), order)
+    caption = f"{threads} thread{'s' * (threads > 1)}."
+    if not shown:
+        caption += " Nothing was timed: the table says why."
+    elif limit and not scale.limit:
+        what = "multiply-add peak" if family == "conv" else "copy speed of memory"
+        caption += f" The {what}, {frames.number(limit[1])} {unit}, is above the plot."
     command = f"python -m bench run --preset {run.head['preset']} --sweeps {sweep['name']} --threads {threads}"
     return Section(
-        f"{sweep['name']}-{threads}", title, sweep["parameter"], family, unit, caption, pictures, names, lines,
-        list(reasons), command,
+        f"{sweep['name']}-{threads}", title, sweep["parameter"], family, unit, ends, caption, pictures, names, shown,
+        lines, list(reasons), command,
     )  # fmt: skip
 
 
@@ -111,11 +118,10 @@ def _row(index: pd.DataFrame, problem: str, way: str, name: str) -> Any | None:
 def _plot(
     sweep: Mapping[str, Any],
     way: str,
-    unit: str,
     index: pd.DataFrame,
     names: Sequence[str],
     styles: Mapping[str, plots.Style],
-    limit: tuple[str, float] | None,
+    scale: plots.Scale,
 ) -> str:
     series, spoken = [], []
     for name in names:
@@ -129,9 +135,9 @@ def _plot(
         series.append(plots.Series(styles[name], *columns))
         rates = [rate for rate in columns[0] if rate is not None]
         spoken.append(f"{name} {frames.number(min(rates))} to {frames.number(max(rates))}")
-    alt = f"{sweep['title']}, {frames.TITLES[way]}, in {unit}: {'; '.join(spoken) or 'nothing was timed'}."
+    alt = f"{sweep['title']}, {frames.TITLES[way]}, in {scale.unit}: {'; '.join(spoken) or 'nothing was timed'}."
     ticks = [value for value, _ in sweep["points"]]
-    return plots.lines(frames.TITLES[way], sweep["parameter"], unit, ticks, series, limit, alt)
+    return plots.lines(frames.TITLES[way], sweep["parameter"], ticks, series, scale, alt)
 
 
 def _cells(index: pd.DataFrame, problem: str, way: str, names: Sequence[str]) -> list[Cell]:
