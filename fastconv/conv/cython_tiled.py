@@ -1,0 +1,227 @@
+"""Direct convolution in register tiles: compiled ahead, no columns, no transform.
+
+Forward and grad_input are one schedule: pixels of a destination gather from a source through the taps of the
+kernel, as a matrix product over (channel, tap)::
+
+    output[n, k, p, q]     = sum over (c, r, s) of  input[n, c, p*stride - pad + r*dilation, ...] * weight[k, c, r, s]
+    grad_input[n, c, h, w] = sum over (k, r, s) of  grad_output[n, k, (h + pad - r*dilation) / stride, ...] * weight
+    grad_weight[k, c, r, s] = sum over (n, p, q) of  input[n, c, p*stride - pad + r*dilation, ...] * grad_output
+
+Vectors run over 2 registers of output (grad_input: input; grad_weight: output) channels, tiles over up to 14 pixels
+(grad_weight: input channels), the sum by a table of distances into a copy of the few input rows that a block needs.
+See kernels/cython/direct.pyx and gradient.pyx; the cutting into blocks is in correlation.py and contraction.py.
+
+Work: N K P Q C/g R S multiply-accumulates in each direction, K (C) rounded up to a vector. Memory: packed weights,
+and a buffer and sums of at most a megabyte for each thread. Numerics: sums in the problem's dtype, in chunks of
+some 576 products. In grad_input, weights that are not finite take a path tap by tap, so that zeros which stand for
+what lies beyond grad_output never meet them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastconv import threads as pool
+from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
+from fastconv.conv.contraction import contraction
+from fastconv.conv.correlation import correlation
+from fastconv.conv.volumes import with_volumes
+from fastconv.kernels.cython import load
+from fastconv.machine import Machine, machine
+from fastconv.problem import ITEM_BYTES, ConvProblem
+from fastconv.workspace import Scratch, aligned_bytes
+
+#: The pool runs no more threads than this at once, each with scratch of its own.
+MOST_THREADS = 256
+
+
+@cache
+def _kernels(name: str) -> Any:
+    return load(name, machine().levels)
+
+
+@cache
+def unavailable() -> str | None:
+    try:
+        _kernels("direct"), _kernels("gradient")
+    except ImportError as error:
+        return str(error)
+    return pool.unavailable()
+
+
+def refusal(problem: ConvProblem, direction: Direction) -> str | None:
+    return None if problem.axes == 2 else "its tiles are cut from images of two spatial axes"
+
+
+#: Measured on 3x3, 5x5 and 1x1 layers of 64 to 512 channels at one thread: share of the peak reached.
+SHARE_OF_PEAK = {Direction.FORWARD: 0.75, Direction.BACKWARD_INPUT: 0.7, Direction.BACKWARD_WEIGHT: 0.6}
+#: Seconds of a call that computes next to nothing.
+CALL_SECONDS = 30e-6
+
+
+def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
+    width = 128 // ITEM_BYTES[problem.dtype]
+    lanes = problem.group_in_channels if direction is Direction.BACKWARD_INPUT else problem.group_out_channels
+    used = lanes / (-(-lanes // width) * width)
+    flops = 2 * problem.macs / used / SHARE_OF_PEAK[direction]
+    moved = 3 * problem.bytes / machine.copy_bandwidth
+    return CALL_SECONDS + max(flops / machine.peak_flops(problem.dtype) / threads, moved)
+
+
+def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
+    if unavailable():
+        return 0, 0
+    threads = min(threads, MOST_THREADS)
+    vector_bytes = _kernels("direct").VECTOR_BYTES
+    if direction is Direction.BACKWARD_WEIGHT:
+        sums = contraction(problem, vector_bytes)
+        return (
+            sums.bias_bytes + sums.range_bytes + sums.slot_bytes,
+            sums.bias_bytes + sums.ranges * sums.range_bytes + threads * sums.slot_bytes,
+        )
+    schedule = correlation(problem, direction, vector_bytes)
+    flags = aligned_bytes(8 * schedule.ranges)
+    return (
+        flags + schedule.range_bytes + schedule.slot_bytes,
+        flags + schedule.ranges * schedule.range_bytes + threads * schedule.slot_bytes,
+    )
+
+
+def _share(scratch: Scratch, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
+    """How many threads the granted scratch has slots for, and how many ranges at once beside them."""
+    threads = max(1, min(threads, MOST_THREADS, (scratch.free - range_bytes) // slot_bytes))
+    return threads, max(1, min(ranges, (scratch.free - threads * slot_bytes) // range_bytes))
+
+
+def _steps(prefix: str, shape: tuple[int, ...], channels_last: bool) -> dict[str, int]:
+    """Elements from one image, channel, row and column of a contiguous array to the next."""
+    _, a, b, c = shape
+    image = a * b * c
+    n, channel, row, column = (image, 1, b * c, c) if channels_last else (image, b * c, c, 1)
+    return {f"{prefix}_n": n, f"{prefix}_c": channel, f"{prefix}_h": row, f"{prefix}_w": column}
+
+
+def _address(array: np.ndarray | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+def _correlate(
+    problem: ConvProblem,
+    direction: Direction,
+    source: np.ndarray,
+    weight_kcrs: np.ndarray,
+    dest: np.ndarray,
+    epilogue: Epilogue,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    """Pack the weights of as many destination channels as the scratch holds, gather those, and so on."""
+    kernels = _kernels("direct")
+    schedule = correlation(problem, direction, kernels.VECTOR_BYTES)
+    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
+    window = weight_kcrs.shape[2] * weight_kcrs.shape[3]
+    k_step, c_step = weight_kcrs.shape[1] * window, window
+    forward = direction is Direction.FORWARD
+    flags = scratch.take((schedule.ranges,), np.int64)
+    threads, at_once = _share(scratch, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
+    packed = scratch.take((at_once * schedule.range_bytes,), np.uint8)
+    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
+    for first in range(0, schedule.ranges, at_once):
+        ranges = min(at_once, schedule.ranges - first)
+        task = kernels.packing_task(
+            weight=_address(weight_kcrs), packed=_address(packed), not_finite=_address(flags),
+            weight_dest=k_step if forward else c_step, weight_source=c_step if forward else k_step,
+            weight_group=problem.group_out_channels * k_step, first_range=first,
+            **{name: fields[name] for name in (
+                "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count"
+            )},
+        )  # fmt: skip
+        pool.run(kernels.PACK[problem.dtype], task, ranges, threads)
+        exact = not forward and schedule.halo and bool(flags[:ranges].any())
+        task = kernels.correlation_task(
+            source=_address(source), dest=_address(dest), packed=_address(packed), first_range=first,
+            bias=_address(epilogue.bias), relu=epilogue.activation == "relu", exact=exact,
+            scratch=_address(slots), scratch_bytes=schedule.slot_bytes,
+            **{name: value for name, value in fields.items() if name != "tap_places"},
+            **_steps("source", source.shape, problem.channels_last),
+            **_steps("dest", dest.shape, problem.channels_last),
+        )  # fmt: skip
+        pool.run(kernels.CORRELATE[problem.dtype], task, ranges * schedule.blocks_per_range, threads)
+
+
+def forward(
+    problem: ConvProblem,
+    input: np.ndarray,
+    weight: np.ndarray,
+    output: np.ndarray,
+    epilogue: Epilogue,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    _correlate(problem, Direction.FORWARD, input, weight, output, epilogue, scratch, threads)
+
+
+def backward_input(
+    problem: ConvProblem,
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    grad_input: np.ndarray,
+    epilogue: Epilogue,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    _correlate(problem, Direction.BACKWARD_INPUT, grad_output, weight, grad_input, epilogue, scratch, threads)
+
+
+def backward_weight(
+    problem: ConvProblem,
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    grad_weight: np.ndarray,
+    grad_bias: np.ndarray | None,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    """Sum up as many items as the scratch holds over all pixels, write them, and so on."""
+    kernels = _kernels("gradient")
+    schedule = contraction(problem, kernels.VECTOR_BYTES)
+    bias_sums = scratch.take((schedule.bias_bytes,), np.uint8)
+    threads, at_once = _share(scratch, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
+    sums = scratch.take((at_once * schedule.range_bytes,), np.uint8)
+    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
+    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
+    fields |= _steps("input", input.shape, problem.channels_last)
+    fields |= _steps("grad_output", grad_output.shape, problem.channels_last)
+    for first in range(0, schedule.ranges, at_once):
+        items = min(at_once, schedule.ranges - first)
+        for block in range(0, schedule.blocks, schedule.run_blocks):
+            task = kernels.contraction_task(
+                input=_address(input), grad_output=_address(grad_output), grad_weight=_address(grad_weight),
+                grad_bias=_address(grad_bias), sums=_address(sums),
+                bias_sums=0 if grad_bias is None else _address(bias_sums), first_item=first,
+                first_block=block, last_block=min(block + schedule.run_blocks, schedule.blocks),
+                scratch=_address(slots), scratch_bytes=schedule.slot_bytes, **fields,
+            )  # fmt: skip
+            pool.run(kernels.CONTRACT[problem.dtype], task, items, threads)
+        pool.run(kernels.FINISH[problem.dtype], task, items, threads)
+
+
+ALGORITHMS = (
+    with_volumes(
+        Algorithm(
+            name="cython_tiled",
+            unavailable=unavailable,
+            refusal=refusal,
+            ready=always_ready,
+            error=direct_error,
+            cost=cost,
+            workspace_bytes=workspace_bytes,
+            forward=forward,
+            backward_input=backward_input,
+            backward_weight=backward_weight,
+        )
+    ),
+)

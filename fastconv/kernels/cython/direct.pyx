@@ -1,0 +1,317 @@
+"""Forward and grad_input: every pixel of a destination gathers from a source through the taps of the kernel.
+
+Forward gathers outputs from the input, grad_input gathers inputs from grad_output; conv/cython_tiled.py describes
+both by the same fields. The destination's pixels are (j * dest_step + residue): a *phase* is one residue of rows
+and columns, with the taps that reach it (forward has one phase). Along an axis, tap t of pixel j reads the source
+at (j + shift[t]) * source_step + its own residue.
+
+A work item is a block of pixels by a range of blocks of 2 vectors of destination channels. For a block of source
+channels it copies the source rows that it needs, zeros where the source ends, into a buffer in which every tap is
+a constant distance: [image][channel][column group][row][pitch], see conv/taps.py. The register tile then sums over
+(channel, tap) by a table of these distances. Sums wait in [block][image][pixel][2 vectors] for the next channels;
+at the end they get the epilogue and are transposed into the destination.
+"""
+
+from libc.string cimport memcpy, memset
+
+from fastconv.kernels.cython.simd cimport (
+    FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, fill_row,
+    lanes, real, tile, transpose)
+
+cdef struct Correlation:
+    # Addresses of the first element; steps in elements along image, channel, row and column; extents.
+    size_t source, dest
+    ptrdiff_t source_n, source_c, source_h, source_w, source_rows, source_columns
+    ptrdiff_t dest_n, dest_c, dest_h, dest_w, dest_rows, dest_columns
+    size_t bias  # 0: none
+    ptrdiff_t relu
+    ptrdiff_t images, group_source, group_dest
+    # Pixels j of both axes, before dest_step; blocks of them; blocks of source and destination channels.
+    ptrdiff_t rows, columns, image_block, row_block, column_block, channel_block, range_blocks
+    ptrdiff_t source_step_h, source_step_w, dest_step_h, dest_step_w
+    # int64 tables: source row of each buffer row and source column of each column group, both for j = 0;
+    # of each phase its two residues, first tap and number of taps; of each tap the shifts, and the distance
+    # within a channel's plane of the buffer; of each (phase, channel, tap) the distance in the buffer.
+    size_t buffer_rows, column_groups, phases, taps, offsets, channel_offsets
+    ptrdiff_t buffer_row_count, column_group_count, pitch, phase_count, tap_count
+    size_t packed  # weights [range][block][phase][channel][tap][2 vectors], of the ranges from first_range on
+    ptrdiff_t first_range
+    ptrdiff_t covered  # every pixel of the destination is reached by some tap
+    ptrdiff_t exact  # take no product with a zero outside the source: it could be infinity times zero
+    size_t scratch  # scratch_bytes for each slot: the buffer, and from sums_offset on the sums
+    ptrdiff_t scratch_bytes, sums_offset
+
+cdef struct CorrelationRun:
+    Correlation fields
+    fc_slots slots
+
+cdef struct Block:  # one work item
+    ptrdiff_t image, images, row, rows, column, columns  # pixels j; the sums' extents are the task's
+    ptrdiff_t group, first_block, blocks, weights  # weights: number of the first block in `packed`
+    ptrdiff_t sum_rows, sum_columns  # pixels of the destination that an image's sums have room for
+
+
+cdef Block locate(real *unit, const Correlation *t, ptrdiff_t item) noexcept nogil:
+    """Items count columns fastest, then rows, images, ranges of channels: neighbours share weights."""
+    cdef Block b
+    cdef ptrdiff_t group_blocks = ceil_div(t.group_dest, 2 * lanes(unit))
+    cdef ptrdiff_t group_ranges = ceil_div(group_blocks, t.range_blocks)
+    cdef ptrdiff_t blocks = ceil_div(t.columns, t.column_block)
+    b.column = item % blocks * t.column_block
+    b.columns = at_most(t.column_block, t.columns - b.column)
+    item //= blocks
+    blocks = ceil_div(t.rows, t.row_block)
+    b.row = item % blocks * t.row_block
+    b.rows = at_most(t.row_block, t.rows - b.row)
+    item //= blocks
+    blocks = ceil_div(t.images, t.image_block)
+    b.image = item % blocks * t.image_block
+    b.images = at_most(t.image_block, t.images - b.image)
+    item //= blocks
+    b.weights = item * t.range_blocks
+    item += t.first_range
+    b.group = item // group_ranges
+    b.first_block = item % group_ranges * t.range_blocks
+    b.blocks = at_most(t.range_blocks, group_blocks - b.first_block)
+    b.sum_rows = at_most(t.row_block * t.dest_step_h, t.dest_rows)
+    b.sum_columns = at_most(t.column_block * t.dest_step_w, t.dest_columns)
+    return b
+
+
+cdef void fill(const Correlation *t, const Block *b, ptrdiff_t channel, ptrdiff_t channels, real *to) noexcept nogil:
+    """Copy what the block needs of some channels of the group into the buffer."""
+    cdef const ptrdiff_t *rows = <const ptrdiff_t *>t.buffer_rows
+    cdef const ptrdiff_t *columns = <const ptrdiff_t *>t.column_groups
+    cdef const real *plane
+    cdef ptrdiff_t n, c, s, r, h
+    for n in range(b.images):
+        for c in range(channels):
+            plane = (<const real *>t.source + (b.image + n) * t.source_n
+                     + (b.group * t.group_source + channel + c) * t.source_c)
+            for s in range(t.column_group_count):
+                for r in range(t.buffer_row_count):
+                    h = rows[r] + b.row * t.source_step_h
+                    if 0 <= h < t.source_rows:
+                        fill_row(to, plane + h * t.source_h, t.source_w, columns[s] + b.column * t.source_step_w,
+                                 t.source_step_w, t.source_columns, t.pitch)
+                    else:
+                        memset(to, 0, <size_t>t.pitch * sizeof(real))
+                    to += t.pitch
+        to += (t.channel_block - channels) * t.column_group_count * t.buffer_row_count * t.pitch
+
+
+cdef void row_of_tiles(const Correlation *t, int vectors, const real *source, const ptrdiff_t *offsets,
+                       ptrdiff_t count, const real *weights, ptrdiff_t weight_step, real *sums, ptrdiff_t sum_step,
+                       ptrdiff_t pixels, int add) noexcept nogil:
+    """Split a row of pixels evenly into register tiles: 27 = 14 + 13."""
+    cdef ptrdiff_t tiles = ceil_div(pixels, FC_ROWS), done = 0, rows
+    while tiles > 0:
+        rows = ceil_div(pixels - done, tiles)
+        tile(rows, vectors, source + done, offsets, count, weights, weight_step, sums + done * sum_step, sum_step, add)
+        done += rows
+        tiles -= 1
+
+
+cdef void correlate_phase(const Correlation *t, const Block *b, const ptrdiff_t *phase, int vectors, const real *buffer,
+                          ptrdiff_t channels, const real *weights, real *sums, int add) noexcept nogil:
+    """Add one phase's taps over `channels` to the sums of one block of destination channels."""
+    cdef ptrdiff_t width = 2 * lanes(sums), lane = vectors * lanes(sums), n, j
+    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch
+    cdef const ptrdiff_t *offsets = <const ptrdiff_t *>t.offsets + phase[2] * t.channel_block
+    # Pixels of the phase that are in the destination.
+    cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
+    cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
+    for n in range(b.images):
+        for j in range(rows):
+            row_of_tiles(
+                t, vectors, buffer + n * t.channel_block * plane + j * t.pitch, offsets, channels * phase[3], weights,
+                lane, sums + ((n * b.sum_rows + j * t.dest_step_h + phase[0]) * b.sum_columns + phase[1]) * width,
+                t.dest_step_w * width, columns, add)
+
+
+cdef void correlate_exactly(const Correlation *t, const Block *b, const ptrdiff_t *phase, int vectors,
+                            const real *buffer, ptrdiff_t channels, const real *weights, real *sums) noexcept nogil:
+    """The same tap by tap, each for the pixels alone whose source exists. Only where source_step is 1."""
+    cdef ptrdiff_t width = 2 * lanes(sums), lane = vectors * lanes(sums), n, j, k
+    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch
+    cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
+    cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
+    cdef const ptrdiff_t *tap
+    cdef ptrdiff_t first, last
+    for k in range(phase[3]):
+        tap = <const ptrdiff_t *>t.taps + 3 * (phase[2] + k)
+        first = at_least(0, -tap[1] - b.column)
+        last = at_most(columns, t.source_columns - tap[1] - b.column)
+        for n in range(b.images):
+            for j in range(at_least(0, -tap[0] - b.row), at_most(rows, t.source_rows - tap[0] - b.row)):
+                row_of_tiles(
+                    t, vectors, buffer + n * t.channel_block * plane + j * t.pitch + tap[2] + first,
+                    <const ptrdiff_t *>t.channel_offsets, channels, weights + k * lane, phase[3] * lane,
+                    sums + ((n * b.sum_rows + j * t.dest_step_h + phase[0]) * b.sum_columns
+                            + first * t.dest_step_w + phase[1]) * width,
+                    t.dest_step_w * width, at_least(last - first, 0), 1)
+
+
+cdef void store_pixels(const Correlation *t, const real *sums, ptrdiff_t pixels, ptrdiff_t channels,
+                       real *to) noexcept nogil:
+    """Write finished sums of pixels that lie dest_w apart."""
+    cdef ptrdiff_t width = 2 * lanes(to), i, k
+    if t.dest_w == 1:
+        transpose(sums, width, to, t.dest_c, pixels, channels)
+        return
+    for i in range(pixels):
+        for k in range(channels):
+            to[i * t.dest_w + k * t.dest_c] = sums[i * width + k]
+
+
+cdef void store(const Correlation *t, const Block *b, ptrdiff_t block, real *sums) noexcept nogil:
+    """Finish the sums of one block of destination channels and write them."""
+    cdef ptrdiff_t width = 2 * lanes(sums), n, h, first = b.group * t.group_dest + block * width
+    cdef ptrdiff_t channels = at_most(width, t.group_dest - block * width)
+    cdef ptrdiff_t row = b.row * t.dest_step_h, column = b.column * t.dest_step_w
+    cdef ptrdiff_t rows = at_most(b.rows * t.dest_step_h, t.dest_rows - row)
+    cdef ptrdiff_t columns = at_most(b.columns * t.dest_step_w, t.dest_columns - column)
+    cdef real[32] bias  # 2 vectors of the narrowest type
+    cdef real *to
+    if t.bias:
+        memset(bias, 0, sizeof(bias))
+        memcpy(bias, <const real *>t.bias + first, <size_t>channels * sizeof(real))
+    for n in range(b.images):
+        if t.bias or t.relu:
+            epilogue(sums, width, rows * b.sum_columns, width, bias if t.bias else NULL, <int>t.relu)
+        to = <real *>t.dest + (b.image + n) * t.dest_n + first * t.dest_c + row * t.dest_h + column * t.dest_w
+        if columns == b.sum_columns and t.dest_h == columns * t.dest_w:
+            store_pixels(t, sums, rows * columns, channels, to)
+        else:
+            for h in range(rows):
+                store_pixels(t, sums + h * b.sum_columns * width, columns, channels, to + h * t.dest_h)
+        sums += b.sum_rows * b.sum_columns * width
+
+
+cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, real *sums) noexcept nogil:
+    """One work item."""
+    cdef ptrdiff_t width = 2 * lanes(sums), channel_block, channel, channels, block, k, left
+    cdef ptrdiff_t size = b.sum_rows * b.sum_columns * width * t.image_block
+    cdef const ptrdiff_t *phase
+    cdef const real *weights
+    cdef int vectors, add = 1 if t.exact or not t.covered else 0
+    if add or b.columns < t.column_block:  # the epilogue passes over columns that a narrower block leaves out
+        memset(sums, 0, <size_t>(size * b.blocks) * sizeof(real))
+    for channel_block in range(ceil_div(t.group_source, t.channel_block)):
+        channel = channel_block * t.channel_block
+        channels = at_most(t.channel_block, t.group_source - channel)
+        fill(t, b, channel, channels, buffer)
+        for block in range(b.blocks):
+            left = t.group_dest - (b.first_block + block) * width
+            vectors = 2 if left > lanes(sums) else 1
+            for k in range(t.phase_count):
+                phase = <const ptrdiff_t *>t.phases + 4 * k
+                weights = (<const real *>t.packed + (b.weights + block) * t.tap_count * t.group_source * width
+                           + (phase[2] * t.group_source + channel * phase[3]) * vectors * lanes(sums))
+                if t.exact:
+                    correlate_exactly(t, b, phase, vectors, buffer, channels, weights, sums + block * size)
+                else:
+                    correlate_phase(t, b, phase, vectors, buffer, channels, weights, sums + block * size,
+                                    1 if channel > 0 else add)
+    for block in range(b.blocks):
+        store(t, b, b.first_block + block, sums + block * size)
+
+
+cdef void correlate(real *unit, CorrelationRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Correlation *t = &run.fields
+    cdef int slot = fc_take_slot(&run.slots)
+    cdef char *mine = <char *>t.scratch + slot * t.scratch_bytes
+    cdef ptrdiff_t item
+    cdef Block b
+    for item in range(first, last):
+        b = locate(unit, t, item)
+        correlate_block(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
+    fc_give_slot(&run.slots, slot)
+
+
+cdef void correlate_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    correlate(<float *>NULL, <CorrelationRun *>task, first, last)
+
+
+cdef void correlate_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    correlate(<double *>NULL, <CorrelationRun *>task, first, last)
+
+
+# -- Packing weights --------------------------------------------------------------------------------
+
+cdef struct Packing:
+    size_t weight, packed
+    ptrdiff_t weight_group, weight_dest, weight_source  # elements between groups, destination and source channels
+    ptrdiff_t group_source, group_dest, range_blocks, first_range
+    size_t phases, tap_places  # as in Correlation; for each tap its place r * S + s
+    ptrdiff_t phase_count, tap_count
+    size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN
+
+
+cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, real *to, real *sum) noexcept nogil:
+    """Write [phase][channel][tap][1 or 2 vectors] of `channels` destination channels, zeros beyond them."""
+    cdef const ptrdiff_t *places = <const ptrdiff_t *>t.tap_places
+    cdef const ptrdiff_t *phase
+    cdef const real *source
+    cdef ptrdiff_t width = lanes(to) * (2 if channels > lanes(to) else 1), p, c, tap, k
+    for p in range(t.phase_count):
+        phase = <const ptrdiff_t *>t.phases + 4 * p
+        for c in range(t.group_source):
+            for tap in range(phase[3]):
+                source = weight + c * t.weight_source + places[phase[2] + tap]
+                for k in range(channels):
+                    to[k] = source[k * t.weight_dest]
+                    sum[0] += to[k] * 0
+                for k in range(channels, width):
+                    to[k] = 0
+                to += width
+
+
+cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """An item is one range of blocks of destination channels."""
+    cdef ptrdiff_t width = 2 * lanes(unit), item, group, block, i
+    cdef ptrdiff_t blocks = ceil_div(t.group_dest, width), ranges = ceil_div(blocks, t.range_blocks)
+    cdef real sum
+    for item in range(first, last):
+        group = (item + t.first_range) // ranges
+        block = (item + t.first_range) % ranges * t.range_blocks
+        sum = 0
+        for i in range(at_most(t.range_blocks, blocks - block)):
+            pack_block(
+                t, <const real *>t.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
+                at_most(width, t.group_dest - (block + i) * width),
+                <real *>t.packed + (item * t.range_blocks + i) * t.tap_count * t.group_source * width, &sum)
+        (<ptrdiff_t *>t.not_finite)[item] = sum != 0
+
+
+cdef void pack_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    pack(<float *>NULL, <const Packing *>task, first, last)
+
+
+cdef void pack_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    pack(<double *>NULL, <const Packing *>task, first, last)
+
+
+# -- For Python -------------------------------------------------------------------------------------
+
+#: Bytes of a vector.
+VECTOR_BYTES = FC_BYTES
+#: Rows of the register tile.
+TILE_ROWS = FC_ROWS
+#: Addresses of the range kernels.
+CORRELATE = {"float32": <size_t><fc_kernel>correlate_float32, "float64": <size_t><fc_kernel>correlate_float64}
+PACK = {"float32": <size_t><fc_kernel>pack_float32, "float64": <size_t><fc_kernel>pack_float64}
+
+
+def correlation_task(**fields):
+    """Pack the task of CORRELATE: every field of `Correlation`, by name."""
+    cdef CorrelationRun run
+    memset(&run, 0, sizeof(run))
+    run.fields = fields
+    return (<char *>&run)[:sizeof(run)]
+
+
+def packing_task(**fields):
+    """Pack the task of PACK: every field of `Packing`, by name."""
+    cdef Packing task = fields
+    return (<char *>&task)[:sizeof(task)]

@@ -1,0 +1,205 @@
+/*
+ * Vectors of the instruction set that is being compiled for, in GCC's and Clang's vector extensions, and what
+ * the kernels build on: the register tile and transposes. Everything exists for float (suffix _f32) and
+ * double (_f64): the file includes itself once for each.
+ *
+ * All functions are static: each instruction set is compiled into its own modules from this one source, and
+ * a shared symbol would let the linker hand AVX-512 code to a processor without it.
+ */
+#ifndef FC_REAL
+
+#ifndef FASTCONV_SIMD_H
+#define FASTCONV_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Rows of the register tile: with two vectors of sums a row, two of b and one broadcast, 31 of AVX-512's 32
+   registers and 15 of the 16 of AVX2 and SSE are in use. */
+#if defined(__AVX512F__)
+#define FC_BYTES 64
+#define FC_ROWS 14
+#define FC_EACH_ROWS(DO) \
+    DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
+#else
+#if defined(__AVX__)
+#define FC_BYTES 32
+#else
+#define FC_BYTES 16
+#endif
+#define FC_ROWS 6
+#define FC_EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
+#endif
+
+#define FC_INLINE static inline __attribute__((always_inline))
+
+/* Lists of lanes, for constant shuffles. */
+#define FC_LIST_2(M, D) M(0, D), M(1, D)
+#define FC_LIST_4(M, D) FC_LIST_2(M, D), M(2, D), M(3, D)
+#define FC_LIST_8(M, D) FC_LIST_4(M, D), M(4, D), M(5, D), M(6, D), M(7, D)
+#define FC_LIST_16(M, D) FC_LIST_8(M, D), M(8, D), M(9, D), M(10, D), M(11, D), M(12, D), M(13, D), M(14, D), M(15, D)
+#define FC_PASTE_(A, B) A##B
+#define FC_PASTE(A, B) FC_PASTE_(A, B)
+
+#define FC_REAL float
+#define FC_INT int32_t
+#define FC_(NAME) NAME##_f32
+#if FC_BYTES == 64
+#define FC_LANES 16
+#elif FC_BYTES == 32
+#define FC_LANES 8
+#else
+#define FC_LANES 4
+#endif
+#include "simd.h"
+
+#define FC_REAL double
+#define FC_INT int64_t
+#define FC_(NAME) NAME##_f64
+#if FC_BYTES == 64
+#define FC_LANES 8
+#elif FC_BYTES == 32
+#define FC_LANES 4
+#else
+#define FC_LANES 2
+#endif
+#include "simd.h"
+
+#endif /* FASTCONV_SIMD_H */
+
+#else /* For one FC_REAL, with FC_INT of its size, FC_LANES in a vector, and FC_(name) */
+
+typedef FC_REAL FC_(fc_vector) __attribute__((vector_size(FC_BYTES)));
+typedef FC_INT FC_(fc_integers) __attribute__((vector_size(FC_BYTES)));
+/* At any address, and beside any other type. */
+typedef FC_REAL FC_(fc_memory) __attribute__((vector_size(FC_BYTES), aligned(sizeof(FC_REAL)), may_alias));
+
+FC_INLINE FC_(fc_vector) FC_(fc_load)(const FC_REAL *from) { return *(const FC_(fc_memory) *)from; }
+FC_INLINE void FC_(fc_store)(FC_REAL *to, FC_(fc_vector) x) { *(FC_(fc_memory) *)to = x; }
+
+/* x below 0 becomes 0; NaN stays. */
+FC_INLINE FC_(fc_vector) FC_(fc_relu)(FC_(fc_vector) x) {
+    return (FC_(fc_vector))((FC_(fc_integers))x & ~(x < 0));
+}
+
+/* -- The register tile ------------------------------------------------------------------------------------
+ * c[i][:] (+)= sum over l < count of a[offsets[l] + i] * b[l][:], for i < rows and one or two vectors of
+ * columns; rows of b are b_step elements apart, those of c c_step.
+ * The sum starts from 0 and what c held is added at the end: long sums are thereby made in chunks, and c is
+ * not read unless `add`. The loop over l must not be unrolled (gcc then spills the sums), all others must.
+ */
+FC_INLINE void FC_(fc_tile_of)(const int rows, const int vectors, const FC_REAL *a, const ptrdiff_t *offsets,
+                               ptrdiff_t count, const FC_REAL *b, ptrdiff_t b_step, FC_REAL *c,
+                               ptrdiff_t c_step, int add) {
+    FC_(fc_vector) sums[FC_ROWS][2] = {{{0}}};
+#pragma GCC unroll 1
+    for (ptrdiff_t l = 0; l < count; l++) {
+        const FC_REAL *x = a + offsets[l];
+        const FC_(fc_vector) b0 = FC_(fc_load)(b), b1 = vectors > 1 ? FC_(fc_load)(b + FC_LANES) : b0;
+        b += b_step;
+#pragma GCC unroll 14
+        for (int i = 0; i < rows; i++) {
+            sums[i][0] += x[i] * b0;
+            if (vectors > 1) sums[i][1] += x[i] * b1;
+        }
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            FC_REAL *to = c + i * c_step + v * FC_LANES;
+            FC_(fc_store)(to, add ? FC_(fc_load)(to) + sums[i][v] : sums[i][v]);
+        }
+}
+
+static inline void FC_(fc_tile)(ptrdiff_t rows, int vectors, const FC_REAL *a, const ptrdiff_t *offsets,
+                                ptrdiff_t count, const FC_REAL *b, ptrdiff_t b_step, FC_REAL *c,
+                                ptrdiff_t c_step, int add) {
+#define FC_CASE(R)                                                                          \
+    case 2 * R: FC_(fc_tile_of)(R, 1, a, offsets, count, b, b_step, c, c_step, add); break; \
+    case 2 * R + 1: FC_(fc_tile_of)(R, 2, a, offsets, count, b, b_step, c, c_step, add); break;
+    switch (2 * (int)rows + (vectors > 1)) { FC_EACH_ROWS(FC_CASE) }
+#undef FC_CASE
+}
+
+/* -- Transposes ------------------------------------------------------------------------------------------- */
+
+/* Swaps the off-diagonal blocks of D x D lanes in each pair of rows D apart. */
+#define FC_UPPER(L, D) ((L) & (D) ? FC_LANES + (L) - (D) : (L))
+#define FC_LOWER(L, D) ((L) & (D) ? FC_LANES + (L) : (L) + (D))
+#define FC_SWAP(D)                                                                             \
+    do {                                                                                       \
+        const FC_(fc_integers) upper = {FC_PASTE(FC_LIST_, FC_LANES)(FC_UPPER, D)};            \
+        const FC_(fc_integers) lower = {FC_PASTE(FC_LIST_, FC_LANES)(FC_LOWER, D)};            \
+        _Pragma("GCC unroll 16") for (int i = 0; i < FC_LANES; i++) if (!(i & D)) {            \
+            const FC_(fc_vector) x = rows[i], y = rows[i + D];                                 \
+            rows[i] = FC_SHUFFLE(x, y, upper, FC_UPPER, D);                                    \
+            rows[i + D] = FC_SHUFFLE(x, y, lower, FC_LOWER, D);                                \
+        }                                                                                      \
+    } while (0)
+#if defined(__clang__)
+#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shufflevector(X, Y, FC_PASTE(FC_LIST_, FC_LANES)(M, D))
+#else
+#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
+#endif
+
+FC_INLINE void FC_(fc_transpose)(FC_(fc_vector) rows[FC_LANES]) {
+    FC_SWAP(1);
+#if FC_LANES > 2
+    FC_SWAP(2);
+#endif
+#if FC_LANES > 4
+    FC_SWAP(4);
+#endif
+#if FC_LANES > 8
+    FC_SWAP(8);
+#endif
+}
+#undef FC_SHUFFLE
+#undef FC_SWAP
+#undef FC_UPPER
+#undef FC_LOWER
+
+/* to[j][i] = from[i][j] for i < n, j < m, both at most FC_LANES. Reads and writes nothing else. */
+static inline void FC_(fc_transpose_block)(const FC_REAL *from, ptrdiff_t from_step, FC_REAL *to,
+                                           ptrdiff_t to_step, ptrdiff_t n, ptrdiff_t m) {
+    if (n == FC_LANES && m == FC_LANES) {
+        FC_(fc_vector) rows[FC_LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < FC_LANES; i++) rows[i] = FC_(fc_load)(from + i * from_step);
+        FC_(fc_transpose)(rows);
+#pragma GCC unroll 16
+        for (int j = 0; j < FC_LANES; j++) FC_(fc_store)(to + j * to_step, rows[j]);
+    } else {
+        for (ptrdiff_t j = 0; j < m; j++)
+            for (ptrdiff_t i = 0; i < n; i++) to[j * to_step + i] = from[i * from_step + j];
+    }
+}
+
+/* to[j][i] = from[i][j] for any n and m. */
+static inline void FC_(fc_transpose_all)(const FC_REAL *from, ptrdiff_t from_step, FC_REAL *to,
+                                         ptrdiff_t to_step, ptrdiff_t n, ptrdiff_t m) {
+    for (ptrdiff_t j = 0; j < m; j += FC_LANES)
+        for (ptrdiff_t i = 0; i < n; i += FC_LANES)
+            FC_(fc_transpose_block)(from + i * from_step + j, from_step, to + j * to_step + i, to_step,
+                                    n - i < FC_LANES ? n - i : FC_LANES, m - j < FC_LANES ? m - j : FC_LANES);
+}
+
+/* Adds bias[0:width] to n rows of `width` (whole vectors) at `rows`, then the activation; in place. */
+static inline void FC_(fc_epilogue)(FC_REAL *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width,
+                                    const FC_REAL *bias, int relu) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        for (ptrdiff_t j = 0; j < width; j += FC_LANES) {
+            FC_(fc_vector) x = FC_(fc_load)(rows + i * step + j);
+            if (bias) x += FC_(fc_load)(bias + j);
+            FC_(fc_store)(rows + i * step + j, relu ? FC_(fc_relu)(x) : x);
+        }
+}
+
+#undef FC_REAL
+#undef FC_INT
+#undef FC_
+#undef FC_LANES
+
+#endif /* FC_REAL */

@@ -1,0 +1,96 @@
+"""What kernels use of simd.h, for either element type."""
+
+from libc.string cimport memcpy, memset
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "simd.h" nogil:
+    enum:
+        FC_BYTES
+        FC_ROWS
+    void fc_tile_f32(ptrdiff_t rows, int vectors, const float *a, const ptrdiff_t *offsets, ptrdiff_t count,
+                     const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
+    void fc_tile_f64(ptrdiff_t rows, int vectors, const double *a, const ptrdiff_t *offsets, ptrdiff_t count,
+                     const double *b, ptrdiff_t b_step, double *c, ptrdiff_t c_step, int add)
+    void fc_transpose_all_f32(const float *source, ptrdiff_t source_step, float *to, ptrdiff_t to_step,
+                              ptrdiff_t n, ptrdiff_t m)
+    void fc_transpose_all_f64(const double *source, ptrdiff_t source_step, double *to, ptrdiff_t to_step,
+                              ptrdiff_t n, ptrdiff_t m)
+    void fc_epilogue_f32(float *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const float *bias, int relu)
+    void fc_epilogue_f64(double *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const double *bias, int relu)
+
+cdef extern from "slots.h" nogil:
+    cdef struct fc_slots:
+        pass
+    int fc_take_slot(fc_slots *slots)
+    void fc_give_slot(fc_slots *slots, int slot)
+
+ctypedef void (*fc_kernel)(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+
+
+cdef inline ptrdiff_t lanes(const real *unit) noexcept nogil:
+    """Elements of a vector."""
+    return FC_BYTES // <ptrdiff_t>sizeof(real)
+
+
+cdef inline void tile(ptrdiff_t rows, int vectors, const real *a, const ptrdiff_t *offsets, ptrdiff_t count,
+                      const real *b, ptrdiff_t b_step, real *c, ptrdiff_t c_step, int add) noexcept nogil:
+    """c[i][:] (+)= sum over l of a[offsets[l] + i] * b[l][:]: the register tile of simd.h."""
+    if real is float:
+        fc_tile_f32(rows, vectors, a, offsets, count, b, b_step, c, c_step, add)
+    else:
+        fc_tile_f64(rows, vectors, a, offsets, count, b, b_step, c, c_step, add)
+
+
+cdef inline void transpose(const real *source, ptrdiff_t source_step, real *to, ptrdiff_t to_step,
+                           ptrdiff_t n, ptrdiff_t m) noexcept nogil:
+    """to[j][i] = source[i][j] for i < n, j < m."""
+    if real is float:
+        fc_transpose_all_f32(source, source_step, to, to_step, n, m)
+    else:
+        fc_transpose_all_f64(source, source_step, to, to_step, n, m)
+
+
+cdef inline void epilogue(real *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const real *bias,
+                          int relu) noexcept nogil:
+    """rows[i][:] = relu(rows[i][:] + bias[:]), in place; width is whole vectors."""
+    if real is float:
+        fc_epilogue_f32(rows, step, n, width, bias, relu)
+    else:
+        fc_epilogue_f64(rows, step, n, width, bias, relu)
+
+
+cdef inline ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline ptrdiff_t at_least(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    """a / b rounded up, 0 where a is negative."""
+    return (a + b - 1) // b if a > 0 else 0
+
+
+cdef inline void copy_strided(real *to, const real *source, ptrdiff_t step, ptrdiff_t count) noexcept nogil:
+    """to[i] = source[i * step]."""
+    cdef ptrdiff_t i
+    if step == 1:
+        memcpy(to, source, <size_t>count * sizeof(real))
+    else:
+        for i in range(count):
+            to[i] = source[i * step]
+
+
+cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdiff_t column, ptrdiff_t step,
+                   ptrdiff_t columns, ptrdiff_t count) noexcept nogil:
+    """to[i] = source[column + i * step], 0 outside [0, columns); elements of the source are step_w apart."""
+    cdef ptrdiff_t first = at_most(ceil_div(-column, step), count)
+    cdef ptrdiff_t last = at_least(at_most(ceil_div(columns - column, step), count), first)
+    memset(to, 0, <size_t>first * sizeof(real))
+    if last > first:
+        copy_strided(to + first, source + (column + first * step) * step_w, step * step_w, last - first)
+    memset(to + last, 0, <size_t>(count - last) * sizeof(real))
