@@ -63,7 +63,7 @@ report: $(VENV)/.for-bench
 	$(PY) -m bench run --preset quick
 	$(PY) -m bench report
 
-test: $(VENV)/.for-test
+test: $(VENV)/.for-test+bench
 	$(compile)
 	$(PY) -m pytest -n $(JOBS) -m "not serial"
 	$(PY) -m pytest -m serial
