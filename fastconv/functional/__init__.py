@@ -22,11 +22,30 @@ from fastconv.functional.conv_transpose_backward import (
 )
 from fastconv.functional.norm import local_response_norm, local_response_norm_backward
 from fastconv.functional.planning import explain, output_size, plan_conv2d
-from fastconv.functional.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from fastconv.functional.pool_avg import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+)
+from fastconv.functional.pool_max import (
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+)
 
 __all__ = [
+    "avg_pool1d",
+    "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
     "conv1d",
     "conv1d_backward",
     "conv1d_input",
@@ -48,8 +67,12 @@ __all__ = [
     "explain",
     "local_response_norm",
     "local_response_norm_backward",
+    "max_pool1d",
+    "max_pool1d_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
     "output_size",
     "plan_conv2d",
 ]

@@ -20,6 +20,7 @@ import numpy as np
 
 from fastconv.algorithm import Algorithm, Direction, always_ready, direct_error, elements, nchw, no_workspace
 from fastconv.machine import Machine
+from fastconv.pool.volumes import with_volumes
 from fastconv.problem import PoolProblem
 from fastconv.workspace import Scratch
 
@@ -32,7 +33,7 @@ def unavailable() -> str | None:
 
 
 def refusal(problem: PoolProblem, direction: Direction) -> str | None:
-    return None if problem.axes == 2 else "its loops are written for two spatial axes"
+    return None
 
 
 def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Machine) -> float:
@@ -150,15 +151,17 @@ def backward_input(
 
 
 ALGORITHMS = (
-    Algorithm(
-        name="naive",
-        unavailable=unavailable,
-        refusal=refusal,
-        ready=always_ready,
-        error=direct_error,
-        cost=cost,
-        workspace_bytes=no_workspace,
-        forward=forward,
-        backward_input=backward_input,
+    with_volumes(
+        Algorithm(
+            name="naive",
+            unavailable=unavailable,
+            refusal=refusal,
+            ready=always_ready,
+            error=direct_error,
+            cost=cost,
+            workspace_bytes=no_workspace,
+            forward=forward,
+            backward_input=backward_input,
+        )
     ),
 )
