@@ -89,7 +89,7 @@ def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dila
 
 
 def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
-    """A floating-point NumPy array of `value`, without a copy where it is one already.
+    """A floating-point NumPy array of `value` in native byte order, without a copy where it is one already.
 
     Raises
     ------
@@ -100,7 +100,9 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     computed_in = _COMPUTED_IN.get(array.dtype)
     if computed_in is None:
         raise TypeError(f"{name} must be of dtype float32, float64 or float16, got {array.dtype}")
-    if dtype is not None and array.dtype != dtype and array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{name} must be of the input's dtype {dtype.name}, got {array.dtype.name}")
     return array
 
@@ -183,8 +185,25 @@ def check_out(out: Any, shape: Ints, dtype: np.dtype, inputs: Sequence[np.ndarra
         raise InvalidProblem(f"out must have the result's shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise InvalidProblem("out must be writable, got a read-only array")
-    if any(stride == 0 and extent > 1 for stride, extent in zip(out.strides, out.shape, strict=True)):
+    if _holds_an_element_twice(out):
         raise InvalidProblem(f"out must not hold an element twice, got strides {out.strides}")
-    if any(array is not None and np.may_share_memory(out, array) for array in inputs):
+    if any(array is not None and np.may_share_memory(out, array, _OVERLAP_WORK) for array in inputs):
         raise InvalidProblem("out must not overlap an input")
     return out
+
+
+#: Steps of NumPy's exact search for common elements, which has no bound of its own; beyond, arrays overlap.
+_OVERLAP_WORK = 10_000
+
+
+def _holds_an_element_twice(array: np.ndarray) -> bool:
+    """Whether two indices may name one byte: unless each axis steps over everything that the smaller ones span."""
+    if array.flags.c_contiguous or not array.size:
+        return False
+    span = array.itemsize
+    for stride, extent in sorted((abs(stride), extent) for stride, extent in zip(array.strides, array.shape)):
+        if extent > 1:
+            if stride < span:
+                return True
+            span += stride * (extent - 1)
+    return False
