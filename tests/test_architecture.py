@@ -42,7 +42,7 @@ MAY_IMPORT = {
     **{module: set() for module in SERVING},
 }
 #: Modules that an algorithm's file may share with others of its family: not algorithms themselves.
-SHARED_BY_ALGORITHMS = {"volumes"}
+SHARED_BY_ALGORITHMS = {"volumes", "taps", "correlation", "contraction"}
 KERNELS_MAY_IMPORT = {"numpy", "numba", "libc", "cython", "math", "struct", "llvmlite", "__future__"}
 #: Standard library modules of kernels/*/__init__.py, which loads kernels and computes nothing.
 LOADERS_MAY_IMPORT = {"collections", "functools", "importlib", "types", "typing"}
@@ -174,7 +174,8 @@ def test_cython_kernels_import_libc_and_nothing_of_ours(module, file):
         match = re.match(r"\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w., ]+))", line)
         if match and module.startswith("fastconv.kernels"):
             for name in (match[1] or match[2]).split(","):
-                assert name.strip().split(".")[0] in KERNELS_MAY_IMPORT, line
+                if not name.strip().startswith("fastconv.kernels.cython."):  # another's declarations, by cimport
+                    assert name.strip().split(".")[0] in KERNELS_MAY_IMPORT, line
 
 
 @pytest.mark.parametrize(

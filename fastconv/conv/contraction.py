@@ -93,7 +93,7 @@ def contraction(problem: ConvProblem, vector_bytes: int) -> Contraction:
     pixels = images * rows * columns
     rows_offset = aligned_bytes((pixels if expanded else images * plane) * channels * item_bytes)
     grad_offset = rows_offset + aligned_bytes(lanes * max(pitch, columns) * item_bytes)
-    pixels_offset = grad_offset + pixels * 2 * vector_bytes
+    pixels_offset = grad_offset + aligned_bytes(pixels * 2 * vector_bytes)
     block_count = math.prod(
         -(-extent // block) for extent, block in zip((problem.batch, *problem.out_size), (images, rows, columns))
     )
@@ -121,6 +121,6 @@ def contraction(problem: ConvProblem, vector_bytes: int) -> Contraction:
         blocks=block_count,
         run_blocks=max(1, RUN_MACS // macs),
         bias_bytes=aligned_bytes(8 * problem.groups * blocks * 2 * lanes),
-        range_bytes=ranges * channels * (1 if expanded else taps) * 2 * vector_bytes,
+        range_bytes=aligned_bytes(ranges * channels * (1 if expanded else taps) * 2 * vector_bytes),
         slot_bytes=pixels_offset + aligned_bytes(8 * pixels),
     )

@@ -159,7 +159,7 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
         tables={name: np.ascontiguousarray(table, dtype=np.int64) for name, table in tables.items()},
         ranges=problem.groups * -(-blocks // range_blocks),
         blocks_per_range=block_count,
-        range_bytes=range_blocks * len(taps) * group_source * width * item_bytes,
+        range_bytes=aligned_bytes(range_blocks * len(taps) * group_source * width * item_bytes),
         slot_bytes=sums_offset + aligned_bytes(range_blocks * sum_pixels * width * item_bytes),
         halo=halo,
     )

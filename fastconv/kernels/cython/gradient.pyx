@@ -179,7 +179,7 @@ cdef void add_bias(const real *grad, ptrdiff_t pixels, ptrdiff_t width, double *
     cdef ptrdiff_t i, k
     for i in range(pixels):
         for k in range(width):
-            sums[k] += grad[i * width + k]
+            sums[k] += <double>grad[i * width + k]
 
 
 cdef void contract_block(const Contraction *t, const Part *p, const Pixels *x, real *sums, char *scratch,
