@@ -78,9 +78,7 @@ def test_layer(
     share = rate / limits["peak" if convolves else "copy"]
     benchmark.extra_info |= {
         "GFLOP/s" if convolves else "GB/s": round(rate, 3),
-        "share of peak" if convolves else "share of copy speed": round(
-            rate / limits["peak" if convolves else "copy"], 4
-        ),
+        "share of peak" if convolves else "share of copy speed": round(share, 4),
         "workspace bytes": prepared.workspace_bytes,
         "threads": threads,
         "first call seconds": round(first_call, 6),
