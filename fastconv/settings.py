@@ -206,7 +206,7 @@ def set_num_threads(n: int) -> None:
     >>> import fastconv
     >>> fastconv.set_num_threads(fastconv.get_num_threads())
     """
-    configure(threads=n)
+    configure(threads=_threads.validate_threads(n))
 
 
 def get_num_threads() -> int:
