@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import conv, pool, settings, threads, workspace
+from fastconv import conv, jit, pool, settings, threads, workspace
 from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error
 from fastconv.errors import UnsupportedProblem
 from fastconv.machine import machine
@@ -206,7 +206,10 @@ def choose(
 
 
 @lru_cache(maxsize=4096)
-def _plan(problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings, count: int) -> Plan:
+def _plan(
+    problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings, count: int, compiled: int
+) -> Plan:
+    """`compiled` is no more than a part of the key: what was compiled meanwhile may be the better choice now."""
     chosen = choose(candidates(problem, direction, using), problem, direction, algorithm, using)
     return Plan(
         problem, direction, chosen.algorithm.name, chosen.cost, chosen.error, chosen.workspace_bytes, count,
@@ -229,9 +232,10 @@ def plan(problem: Problem, direction: Direction, algorithm: str | None = None) -
     if algorithm is not None and not isinstance(algorithm, str):
         raise TypeError(f"algorithm must be a name or None, got {algorithm!r}")
     using = settings.current()
-    return _plan(problem, direction, algorithm, using, using.threads or threads.get_num_threads())
+    count = using.threads or threads.get_num_threads()
+    return _plan(problem, direction, algorithm, using, count, jit.generation())
 
 
 def forget_plans() -> None:
-    """Drop the cached plans: after something was compiled, measured or tuned."""
+    """Drop the cached plans: after something was measured or tuned."""
     _plan.cache_clear()

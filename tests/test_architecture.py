@@ -23,7 +23,8 @@ PACKAGE = ROOT / "fastconv"
 
 #: Serve all rooms and import none of them; among themselves only downwards, which Python itself sees to.
 SERVING = {
-    "errors", "problem", "problem_text", "algorithm", "settings", "machine", "store", "workspace", "threads", "_native",
+    "errors", "problem", "problem_text", "algorithm", "settings", "machine", "store", "workspace", "threads", "jit",
+    "_native",
 }  # fmt: skip
 
 #: Each room, and the rooms beside its own and the serving modules that it may import.
@@ -42,8 +43,8 @@ MAY_IMPORT = {
     **{module: set() for module in SERVING},
 }
 #: Modules that an algorithm's file may share with others of its family: not algorithms themselves.
-SHARED_BY_ALGORITHMS = {"volumes", "taps", "correlation", "contraction"}
-KERNELS_MAY_IMPORT = {"numpy", "numba", "libc", "cython", "math", "struct", "llvmlite", "__future__"}
+SHARED_BY_ALGORITHMS = {"volumes", "taps", "correlation", "contraction", "tiles"}
+KERNELS_MAY_IMPORT = {"numpy", "numba", "libc", "cython", "math", "struct", "llvmlite", "typing", "__future__"}
 #: Standard library modules of kernels/*/__init__.py, which loads kernels and computes nothing.
 LOADERS_MAY_IMPORT = {"collections", "functools", "importlib", "types", "typing"}
 #: Modules that are public beside the names of the package.
@@ -294,7 +295,8 @@ def test_a_wrong_order_is_noticed():
 
 
 FORBIDDEN = {
-    r"fastmath\s*=\s*(?!False)|-f(fast|unsafe|finite|associative)-math|-Ofast|-march=native": "IEEE arithmetic",
+    r"fastmath[\"']?\s*[=:](?!\s*(False|\{\"contract\"\}))": "IEEE arithmetic, but for the contraction of a * b + c",
+    r"-f(fast|unsafe|finite|associative)-math|-Ofast|-march=native": "IEEE arithmetic",
     r"^\s*(import|from)\s+(pickle|marshal|shelve)\b|\ballow_pickle\s*=\s*True": "nothing on disk is executed",
     r"\beval\(|\bexec\(|os\.system\(|shell\s*=\s*True": "no text is run as code",
     r"pragma omp|\bprange\b.*openmp|cython\.parallel": "threads live in threads.py alone",
@@ -330,9 +332,10 @@ def test_nothing_forbidden_is_in_the_source(file):
 @pytest.mark.parametrize(
     "line",
     [
-        "@njit(fastmath=True)", "flags = ['-ffast-math']", "import pickle", "from pickle import loads",
+        "@njit(fastmath=True)", '{"fastmath": {"contract", "nnan"}}',
+        "flags = ['-ffast-math']", "import pickle", "from pickle import loads",
         "np.load(f, allow_pickle=True)", "eval(text)", "subprocess.run(x, shell=True)", "#pragma omp parallel for",
-        "c_args: ['-march=native']", "@njit(fastmath={'contract'})", "from cython.parallel import prange",
+        "c_args: ['-march=native']", "@njit(fastmath={'reassoc'})", "from cython.parallel import prange",
     ],
 )  # fmt: skip
 def test_something_forbidden_is_noticed(line):

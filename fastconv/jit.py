@@ -1,0 +1,87 @@
+"""The door to the kernels that Numba compiles: whether it is there, what is compiled, how a kernel is run.
+
+Nothing here imports Numba before a kernel is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from fastconv import threads as _threads
+
+_log = logging.getLogger(__name__)
+
+#: (kernel, dtype) of what is compiled in this process.
+_compiled: set[tuple[str, str]] = set()
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("numba") is not None
+
+
+def unavailable() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if not _installed():
+        return "Numba is not installed"
+    loaded = sys.modules.get("numba")
+    # The variable counts before the import of Numba, the configuration after it.
+    disabled = loaded.config.DISABLE_JIT if loaded else os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    return "NUMBA_DISABLE_JIT is set: its kernels would be interpreted" if disabled else None
+
+
+def generation() -> int:
+    """A number that changes when a kernel was compiled: what was planned before may be planned better now."""
+    return len(_compiled)
+
+
+def ready(kernels: tuple[str, ...], dtype: str) -> bool:
+    """Whether these kernels are compiled, their serial and their parallel callers."""
+    return all((f"{kernel}_serial", dtype) in _compiled for kernel in kernels) and (
+        _threads.forked() or all((f"{kernel}_parallel", dtype) in _compiled for kernel in kernels)
+    )
+
+
+def flat(array: np.ndarray, writable: bool = False) -> np.ndarray:
+    """A C-contiguous array as the kernels take it: one axis, read-only unless it is a result.
+
+    Numba compiles a kernel anew for read-only arrays; so all inputs are.
+    """
+    view = array.reshape(-1)
+    view.flags.writeable = writable
+    return view
+
+
+def compiled(function: Any, args: tuple[Any, ...], dtype: str) -> Callable[..., Any]:
+    """Compile `function` for such arguments unless it is."""
+    key = (function.__name__, dtype)
+    if key not in _compiled:
+        from numba import typeof
+
+        start = perf_counter()
+        function.compile(tuple(typeof(argument) for argument in args))
+        _log.info("compiled %s for %s in %.2f s", *key, perf_counter() - start)
+        _compiled.add(key)
+    return function  # type: ignore[no-any-return]
+
+
+def run(module: Any, kernel: str, args: tuple[Any, ...], dtype: str, threads: int, items: int) -> None:
+    """Run `kernel` of a module of kernels over work items, after compiling both of its callers if need be.
+
+    Both, because a call that finds Numba's threads busy is serial, and should not compile then.
+    """
+    bounds = (*args, 0, 0)
+    serial = compiled(getattr(module, f"{kernel}_serial"), bounds, dtype)
+    parallel = serial
+    if not _threads.forked():
+        parallel = compiled(getattr(module, f"{kernel}_parallel"), bounds, dtype)
+    _threads.run_numba(parallel, serial, args, threads, items=items)
