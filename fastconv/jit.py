@@ -45,8 +45,8 @@ def generation() -> int:
 
 
 def ready(kernels: tuple[str, ...], dtype: str) -> bool:
-    """Whether these kernels are compiled, their serial and their parallel callers."""
-    return all((f"{kernel}_serial", dtype) in _compiled for kernel in kernels) and (
+    """Whether these kernels are compiled, and their parallel callers too."""
+    return all((kernel, dtype) in _compiled for kernel in kernels) and (
         _threads.forked() or all((f"{kernel}_parallel", dtype) in _compiled for kernel in kernels)
     )
 
@@ -75,13 +75,17 @@ def compiled(function: Any, args: tuple[Any, ...], dtype: str) -> Callable[..., 
 
 
 def run(module: Any, kernel: str, args: tuple[Any, ...], dtype: str, threads: int, items: int) -> None:
-    """Run `kernel` of a module of kernels over work items, after compiling both of its callers if need be.
+    """Run `kernel` of a module of kernels over work items, after compiling it and its parallel caller if need be.
 
     Both, because a call that finds Numba's threads busy is serial, and should not compile then.
     """
-    bounds = (*args, 0, 0)
-    serial = compiled(getattr(module, f"{kernel}_serial"), bounds, dtype)
+    range_kernel = compiled(getattr(module, kernel), (*args, 0, 0, 0, 1), dtype)
+
+    def serial(*arguments: Any) -> None:
+        *rest, first, last = arguments
+        range_kernel(*rest, 0, first, last, 1)
+
     parallel = serial
     if not _threads.forked():
-        parallel = compiled(getattr(module, f"{kernel}_parallel"), bounds, dtype)
+        parallel = compiled(getattr(module, f"{kernel}_parallel"), (*args, 0, 0), dtype)
     _threads.run_numba(parallel, serial, args, threads, items=items)

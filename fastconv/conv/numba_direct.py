@@ -221,7 +221,8 @@ def _gather(
 ) -> None:
     _, module = _kernels()
     task = module.Gather(
-        problem.group_in_channels, problem.group_out_channels, problem.groups, *problem.in_size, *problem.out_size,
+        min(threads, ITEMS), problem.group_in_channels, problem.group_out_channels, problem.groups,
+        *problem.in_size, *problem.out_size,
         *problem.kernel, *problem.stride, *problem.dilation, *(low for low, _ in problem.pads),
         *_strides(problem, grad_output), *_strides(problem, grad_input),
     )  # fmt: skip
@@ -264,7 +265,7 @@ def backward_weight(
         jit.run(module, "gradient", args, problem.dtype, threads, items)
     if grad_bias is not None:
         shape = (problem.batch, *problem.out_size)
-        args = (images[0], jit.flat(grad_bias, writable=True), shape, output_strides)
+        args = (images[0], jit.flat(grad_bias, writable=True), shape, output_strides, slots)
         jit.run(module, "sum_bias", args, problem.dtype, threads, problem.out_channels)
 
 

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 from numba import njit
 
-from fastconv.kernels.numba.options import RANGE
+from fastconv.kernels.numba.options import INNER
 
 #: Distance between the rows of sums, and the longest run.
 LEAD = 512
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def fill_zeros(array):
     """As array[:] = 0, which Numba compiles ten times longer."""
     for x in range(array.size):
         array[x] = 0
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def four_by_four(sums, source, source_at, j, weight, weight_at, first, row_step, length):
     a, b, c, d = first, first + row_step, first + 2 * row_step, first + 3 * row_step
     j0, j1, j2, j3 = weight_at[j], weight_at[j + 1], weight_at[j + 2], weight_at[j + 3]
@@ -45,7 +45,7 @@ def four_by_four(sums, source, source_at, j, weight, weight_at, first, row_step,
         sums[3 * LEAD + v] = sums[3 * LEAD + v] + d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def one_by_four(sums, source, source_at, j, weight, weight_at, first, length):
     a0, a1 = weight[first + weight_at[j]], weight[first + weight_at[j + 1]]
     a2, a3 = weight[first + weight_at[j + 2]], weight[first + weight_at[j + 3]]
@@ -57,7 +57,7 @@ def one_by_four(sums, source, source_at, j, weight, weight_at, first, length):
         sums[v] = sums[v] + a0 * run0[v] + a1 * run1[v] + a2 * run2[v] + a3 * run3[v]
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def one_by_one(sums, source, source_at, j, weight, weight_at, first, length):
     scale = weight[first + weight_at[j]]
     run = source[source_at[j] : source_at[j] + length]
@@ -65,7 +65,7 @@ def one_by_one(sums, source, source_at, j, weight, weight_at, first, length):
         sums[v] = sums[v] + scale * run[v]
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def contract(sums, rows, source, source_at, weight, weight_at, terms, first, row_step, length):
     """Add all terms j in [0, terms) to `rows` rows of sums; see the formula above."""
     done = 0

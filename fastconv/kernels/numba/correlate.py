@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import njit, prange
+from numba import int64, njit, prange
 
 from fastconv.kernels.numba.contraction import LEAD, contract, fill_zeros
-from fastconv.kernels.numba.options import PARALLEL, RANGE
+from fastconv.kernels.numba.options import INNER, PARALLEL, RANGE
 
 
 class Task(NamedTuple):
@@ -61,7 +61,7 @@ class Task(NamedTuple):
     relu: int
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def inside(start, step, count, size):
     """The range of x in [0, count) with 0 <= start + x * step < size."""
     first = 0 if start >= 0 else -(start // step)
@@ -69,7 +69,7 @@ def inside(start, step, count, size):
     return min(first, count), max(min(last, count), min(first, count))
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def copy_row(target, source, base, start, step, size, stride):
     """target[x] = source[base + (start + x * step) * stride], 0 where start + x * step is outside [0, size)."""
     first, last = inside(start, step, target.size, size)
@@ -88,7 +88,7 @@ def copy_row(target, source, base, start, step, size, stride):
             part[x] = source[begin + x * jump]
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def copy_planes(task, source, row_origins, col_origins, planes, base, i, j, rows, plane_size):
     """All planes of a tile at (i, j): for each channel, each origin of rows, and each of columns."""
     at = 0
@@ -107,7 +107,7 @@ def copy_planes(task, source, row_origins, col_origins, planes, base, i, j, rows
                 at += plane_size
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def store(task, sums, result, base, i, j, rows, cols, row_origin, col_origin, addend, relu):
     """Write the tile at (i, j) of one channel; what falls outside the result is dropped."""
     zero = result.dtype.type(0)
@@ -133,14 +133,14 @@ def store(task, sums, result, base, i, j, rows, cols, row_origin, col_origin, ad
 @njit(**RANGE)
 def correlate(
     task, source, weight, bias, result, row_origins, col_origins, row_results, col_results, ends, source_at, weight_at,
-    buffer, first, last, step,
+    buffers, slot, first, last, step,
 ):  # fmt: skip
-    """Items first, first + step, ... below `last`.
+    """Items first, first + step, ... below `last`, in the buffer of `slot`.
 
     The terms of result phase f, in the order of (row_results, col_results), are those up to ends[f].
     """
     plane_size = (task.rows + task.halo_rows) * task.pitch
-    sums, planes = buffer[: 4 * LEAD], buffer[4 * LEAD :]
+    sums, planes = buffers[slot, : 4 * LEAD], buffers[slot, 4 * LEAD :]
     for item in range(first, last, step):
         tile, block = divmod(item, task.blocks)
         image, tile = divmod(tile, task.row_tiles * task.col_tiles)
@@ -175,24 +175,14 @@ def correlate(
                     phase += 1
 
 
-@njit(**RANGE)
-def correlate_serial(
-    task, source, weight, bias, result, row_origins, col_origins, row_results, col_results, ends, source_at, weight_at,
-    buffers, first, last,
-):  # fmt: skip
-    correlate(
-        task, source, weight, bias, result, row_origins, col_origins, row_results, col_results, ends, source_at,
-        weight_at, buffers[0], first, last, 1,
-    )  # fmt: skip
-
-
 @njit(**PARALLEL)
 def correlate_parallel(
     task, source, weight, bias, result, row_origins, col_origins, row_results, col_results, ends, source_at, weight_at,
     buffers, first, last,
 ):  # fmt: skip
-    for slot in prange(task.slots):
+    for index in prange(task.slots):
+        slot = int64(index)  # prange counts in uint64, which would compile the kernel again
         correlate(
             task, source, weight, bias, result, row_origins, col_origins, row_results, col_results, ends, source_at,
-            weight_at, buffers[slot], first + slot, last, task.slots,
+            weight_at, buffers, slot, first + slot, last, task.slots,
         )  # fmt: skip

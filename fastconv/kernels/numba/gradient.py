@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import njit, prange
+from numba import int64, njit, prange
 
 from fastconv.kernels.numba.contraction import LEAD, contract, fill_zeros
-from fastconv.kernels.numba.options import PARALLEL, RANGE
+from fastconv.kernels.numba.options import INNER, PARALLEL, RANGE
 
 #: Positions whose windows are copied at once.
 POSITIONS = 128
@@ -56,7 +56,7 @@ class Task(NamedTuple):
     input_w: int
 
 
-@njit(**RANGE)
+@njit(**INNER)
 def copy_window(task, target, input, base, h, w, tap_h, tap_w, tap_at):
     """The window that begins at (h, w), zeros outside the input."""
     if h >= 0 and w >= 0 and h + task.reach_h < task.height and w + task.reach_w < task.width:
@@ -73,10 +73,11 @@ def copy_window(task, target, input, base, h, w, tap_h, tap_w, tap_at):
 
 @njit(**RANGE)
 def gradient(
-    task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, output_at, buffer, first, last, step
+    task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at, buffers, slot, first, last, step
 ):
-    """Items first, first + step, ... below `last`. output_at is room for POSITIONS integers."""
-    sums, windows = buffer[: task.channel_block * LEAD], buffer[task.channel_block * LEAD :]
+    """Items first, first + step, ... below `last`, in the buffers of `slot`; outputs_at has room for POSITIONS."""
+    output_at = outputs_at[slot]
+    sums, windows = buffers[slot, : task.channel_block * LEAD], buffers[slot, task.channel_block * LEAD :]
     pitch = window_at[1]
     plane = task.out_rows * task.out_cols
     for item in range(first, last, step):
@@ -113,33 +114,27 @@ def gradient(
                     grad_weight[at + x] = before + sums[row * LEAD + x]
 
 
-@njit(**RANGE)
-def gradient_serial(
-    task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at, buffers, first, last
-):
-    gradient(
-        task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at[0],
-        buffers[0], first, last, 1,
-    )  # fmt: skip
-
-
 @njit(**PARALLEL)
 def gradient_parallel(
     task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at, buffers, first, last
 ):
-    for slot in prange(task.slots):
+    for index in prange(task.slots):
+        slot = int64(index)  # prange counts in uint64, which would compile the kernel again
         gradient(
-            task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at[slot], buffers[slot],
+            task, grad_output, input, grad_weight, tap_h, tap_w, tap_at, window_at, outputs_at, buffers, slot,
             first + slot, last, task.slots,
         )  # fmt: skip
 
 
 @njit(**RANGE)
-def sum_bias(grad_output, grad_bias, shape, strides, first, last):
-    """grad_bias[k] of the channels [first, last), in double: four sums, so that one need not wait for the other."""
+def sum_bias(grad_output, grad_bias, shape, strides, slots, slot, first, last, step):
+    """grad_bias[k] of the channels first, first + step, ... below `last`, in double.
+
+    Four sums, so that one addition need not wait for the other.
+    """
     images, rows, cols = shape
     stride_n, stride_k, stride_p, stride_q = strides
-    for k in range(first, last):
+    for k in range(first, last, step):
         a = b = c = d = 0.0
         for n in range(images):
             for p in range(rows):
@@ -154,15 +149,11 @@ def sum_bias(grad_output, grad_bias, shape, strides, first, last):
         grad_bias[k] = (a + b) + (c + d)
 
 
-@njit(**RANGE)
-def sum_bias_serial(grad_output, grad_bias, shape, strides, first, last):
-    sum_bias(grad_output, grad_bias, shape, strides, first, last)
-
-
 @njit(**PARALLEL)
-def sum_bias_parallel(grad_output, grad_bias, shape, strides, first, last):
-    for k in prange(first, last):
-        sum_bias(grad_output, grad_bias, shape, strides, k, k + 1)
+def sum_bias_parallel(grad_output, grad_bias, shape, strides, slots, first, last):
+    for index in prange(slots):
+        slot = int64(index)  # prange counts in uint64, which would compile the kernel again
+        sum_bias(grad_output, grad_bias, shape, strides, slots, slot, first + slot, last, slots)
 
 
 @njit(**RANGE)
@@ -177,6 +168,7 @@ def count_not_finite(array):
 class Gather(NamedTuple):
     """The integers of `gather`."""
 
+    slots: int
     in_channels: int  # of one group
     out_channels: int  # of one group
     groups: int
@@ -203,12 +195,12 @@ class Gather(NamedTuple):
 
 
 @njit(**RANGE)
-def gather(t, grad_output, weight, grad_input, first, last):
-    """grad_input of the rows n c h [first, last), by the definition: only what exists is multiplied.
+def gather(t, grad_output, weight, grad_input, slot, first, last, step):
+    """grad_input of rows n c h, by the definition: only what exists is multiplied.
 
     For weights that are not finite: a padding zero times such a weight would be NaN.
     """
-    for item in range(first, last):
+    for item in range(first, last, step):
         channel, h = divmod(item, t.height)
         n, channel = divmod(channel, t.groups * t.in_channels)
         g, c = divmod(channel, t.in_channels)
@@ -227,12 +219,8 @@ def gather(t, grad_output, weight, grad_input, first, last):
             grad_input[n * t.input_n + channel * t.input_c + h * t.input_h + w * t.input_w] = total
 
 
-@njit(**RANGE)
-def gather_serial(t, grad_output, weight, grad_input, first, last):
-    gather(t, grad_output, weight, grad_input, first, last)
-
-
 @njit(**PARALLEL)
 def gather_parallel(t, grad_output, weight, grad_input, first, last):
-    for item in prange(first, last):
-        gather(t, grad_output, weight, grad_input, item, item + 1)
+    for index in prange(t.slots):
+        slot = int64(index)  # prange counts in uint64, which would compile the kernel again
+        gather(t, grad_output, weight, grad_input, slot, first + slot, last, t.slots)

@@ -9,3 +9,6 @@ RANGE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"co
 
 #: The thin caller over prange.
 PARALLEL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "parallel": True}
+
+#: A function that only kernels call: without the wrappers that Python and C would call it by.
+INNER: dict[str, Any] = {**RANGE, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
