@@ -93,7 +93,7 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
 def _share(scratch: Scratch, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
     """How many threads the granted scratch has slots for, and how many ranges at once beside them."""
     threads = max(1, min(threads, MOST_THREADS, (scratch.free - range_bytes) // slot_bytes))
-    return threads, max(1, min(ranges, (scratch.free - threads * slot_bytes) // range_bytes))
+    return threads, max(1, min(ranges, (scratch.free - threads * slot_bytes) // max(range_bytes, 1)))
 
 
 def _steps(prefix: str, shape: tuple[int, ...], channels_last: bool) -> dict[str, int]:
