@@ -41,6 +41,11 @@ class Verdict:
         return geometric_mean(list(self.figures.values()))
 
     @property
+    def judged(self) -> bool:
+        """Whether there was any row to judge."""
+        return bool(self.figures or self.apart)
+
+    @property
     def worst(self) -> tuple[str, float]:
         """The row with the smallest figure."""
         return min(self.figures.items(), key=lambda item: item[1], default=("", math.nan))
@@ -155,7 +160,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     lines = [("bar", "rows", "mean", "bar", "worst", "bar", "", "worst row")]
     for verdict in verdicts:
         row, least = verdict.worst
-        state = "reached" if verdict.reached else "MISSED"
+        state = "reached" if verdict.reached else "MISSED" if verdict.judged else "no rows"
         note = row + (f" (and {len(verdict.missing)} rows could not be judged)" if verdict.missing else "")
         lines.append((
             verdict.bar.name, str(len(verdict.figures)), f"{verdict.mean:.2f}", f"{verdict.bar.geometric_mean:g}",

@@ -132,6 +132,8 @@ class Case:
             outcome.first_call, result = sample(prepared.call, 1)
             outcome.error = verify(prepared.results(result), self._want, outcome.allowed_error)
             if not prepared.ready():
+                prepared.warm_up()
+            if not prepared.ready():
                 raise RuntimeError("still not ready after its first call: a timed round would compile")
             outcome.calls = calibrate(prepared.call)
 

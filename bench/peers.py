@@ -75,7 +75,7 @@ class Torch:
 
         return Prepared(
             self.name,
-            _call(problem, direction, *tensors),
+            _call(problem, self.channels_last, direction, *tensors),
             sum_error(problem, direction),
             refresh=refresh if self.channels_last else lambda: None,
             results=results,
@@ -96,9 +96,16 @@ def _plain(problem: Problem, array: np.ndarray, image: bool) -> Any:
     return tensor.permute(0, 3, 1, 2) if problem.channels_last and image else tensor
 
 
-def _call(problem: Any, direction: str, input: Any, weight: Any, grad_output: Any, indices: Any) -> Callable[[], Any]:
+def _call(
+    problem: Any, channels_last: bool, direction: str, input: Any, weight: Any, grad_output: Any, indices: Any
+) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
+
+    def absent(shape: tuple[int, ...]) -> Any:
+        """An operand of which only shape and layout matter: the layout decides which kernel runs."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty(shape, dtype=getattr(torch, problem.dtype), memory_format=layout)
 
     stride, dilation = list(problem.stride), list(problem.dilation)
     padding = [low for low, _ in problem.pads]
@@ -107,15 +114,9 @@ def _call(problem: Any, direction: str, input: Any, weight: Any, grad_output: An
         if direction == "forward":
             return lambda: F.conv2d(input, weight, None, stride, padding, dilation, problem.groups)
         mask = [direction == "backward_input", direction == "backward_weight", False]
-        like = grad_output.new_empty(1)
-        image = like.expand(problem.batch, problem.in_channels, *problem.in_size) if input is None else input
-        filters = like.expand(problem.weight_shape) if weight is None else weight
-        if grad_output.is_contiguous(memory_format=torch.channels_last) and not grad_output.is_contiguous():
-            # The layout of the absent operand decides which kernel runs: give it the layout of the others.
-            image = image.contiguous(memory_format=torch.channels_last)
-            filters = filters.contiguous(memory_format=torch.channels_last)
-        else:
-            image, filters = image.contiguous(), filters.contiguous()
+        shape = (problem.batch, problem.in_channels, *problem.in_size)
+        image = absent(shape) if input is None else input
+        filters = absent(problem.weight_shape) if weight is None else weight
         backward = torch.ops.aten.convolution_backward.default
         groups = problem.groups
         wanted = mask.index(True)
@@ -134,6 +135,5 @@ def _call(problem: Any, direction: str, input: Any, weight: Any, grad_output: An
     if direction == "forward":
         return lambda: F.avg_pool2d(input, *rest)
     shape = (problem.batch, problem.channels, *problem.in_size)
-    last = torch.channels_last if not grad_output.is_contiguous() else torch.contiguous_format
-    image = torch.empty(shape, dtype=grad_output.dtype, memory_format=last)  # its shape and layout alone matter
+    image = absent(shape)
     return lambda: torch.ops.aten.avg_pool2d_backward.default(grad_output, image, *rest)

@@ -134,8 +134,8 @@ def test_contents_change_in_place():
 class Planted:
     """A candidate with a fault of ours: naive's call, with `spoil` applied to each result."""
 
-    def __init__(self, name, spoil=lambda result, calls: result, ready=lambda calls: True):
-        self.name, self.spoil, self.is_ready = name, spoil, ready
+    def __init__(self, name, spoil=lambda result, calls: result, ready=lambda calls: True, warm_up=lambda: None):
+        self.name, self.spoil, self.is_ready, self.warm_up = name, spoil, ready, warm_up
         self.calls = 0
         self.seen = []  # (address, contents of the weight) at each call
 
@@ -148,7 +148,7 @@ class Planted:
                 self.seen.append((operands.weight.ctypes.data, operands.weight.tobytes()))
             return self.spoil(good(), self.calls)
 
-        return Prepared(self.name, call, 1e-6, ready=lambda: self.is_ready(self.calls))
+        return Prepared(self.name, call, 1e-6, ready=lambda: self.is_ready(self.calls), warm_up=self.warm_up)
 
 
 def one_element(result, calls):
@@ -221,6 +221,14 @@ def test_compiling_stays_out_of_timed_rounds():
     assert never.status == "failed"
     assert "would compile" in never.reason
     assert always.calls == 1
+
+
+def test_what_the_first_call_did_not_compile_is_compiled_before_timing():
+    warm = []
+    planted = Planted("planted", ready=lambda calls: bool(warm), warm_up=lambda: warm.append(True))
+    (outcome,) = measure.Case(CONV, "backward_weight", [planted]).measure(0.0, least_rounds=2)
+    assert outcome.status == "timed"
+    assert warm == [True]
 
 
 def test_contents_differ_between_rounds_and_stay_in_place():
@@ -447,6 +455,7 @@ def test_rows_that_the_peer_does_in_no_time_are_judged_apart():
 
 def test_a_bar_without_rows_or_peers_is_not_reached():
     assert not judged(bar()).reached
+    assert "no rows" in bars.table([judged(bar())])
     rows = [(A, "forward", 1, "ours", [1.0]), (A, "forward", 1, "peer", "not installed")]
     found = judged(bar(), *rows)
     assert found.missing
