@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastconv.conv.taps import axis_taps, buffer_groups, even, pixel_blocks
 from fastconv.problem import ITEM_BYTES, ConvProblem
+from fastconv.taps import axis_taps, buffer_groups, even, pixel_blocks
 from fastconv.workspace import aligned_bytes
 
 #: Pixels summed in registers before the sums are stored, and the chunk of a long sum.

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from fastconv.algorithm import Direction
-from fastconv.conv.taps import Tap, axis_taps, buffer_groups, even, pixel_blocks
 from fastconv.problem import ITEM_BYTES, ConvProblem
+from fastconv.taps import Tap, axis_taps, buffer_groups, even, pixel_blocks
 from fastconv.workspace import aligned_bytes
 
 #: Pixels of a block: enough that a block's weights are used often, few enough for its sums to stay in L2.

@@ -59,10 +59,13 @@ def _own_bytes(problem: ConvProblem, direction: Direction, planes: int) -> int:
     return aligned_bytes(planes * _plane_bytes(problem)) + 2 * aligned_bytes(1) + partial
 
 
-def _pieces(problem: ConvProblem, scratch: Scratch, direction: Direction) -> list[tuple[int, int, int]]:
-    """(image, first plane, planes) of each piece; one plane at a time where the scratch holds no more."""
+def _pieces(
+    problem: ConvProblem, scratch: Scratch, direction: Direction, inner_bytes: int
+) -> list[tuple[int, int, int]]:
+    """(image, first plane, planes) of each piece; one plane at a time where the scratch, with the `inner_bytes` of
+    several, holds no more."""
     planes = planes_at_once(problem)
-    if scratch.free < _own_bytes(problem, direction, planes):
+    if scratch.free < _own_bytes(problem, direction, planes) + inner_bytes:
         planes = 1
     depth = problem.out_size[0]
     return [(n, z, min(planes, depth - z)) for n in range(problem.batch) for z in range(0, depth, planes)]
@@ -120,7 +123,7 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         scratch: Scratch,
         threads: int,
     ) -> None:
-        for piece in _pieces(problem, scratch, Direction.FORWARD):
+        for piece in _pieces(problem, scratch, Direction.FORWARD, inner_bytes(problem, Direction.FORWARD, threads)):
             n, first, planes = piece
             inner, mark = planes_problem(problem, planes), scratch.mark()
             stack = _stack(problem, input, piece, scratch)
@@ -139,7 +142,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         threads: int,
     ) -> None:
         grad_input[...] = 0
-        for piece in _pieces(problem, scratch, Direction.BACKWARD_INPUT):
+        for piece in _pieces(
+            problem, scratch, Direction.BACKWARD_INPUT, inner_bytes(problem, Direction.BACKWARD_INPUT, threads)
+        ):
             n, first, planes = piece
             inner, mark = planes_problem(problem, planes), scratch.mark()
             upstream = _planes_of(problem, grad_output, piece, scratch)
@@ -164,7 +169,11 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         threads: int,
     ) -> None:
         assert flat.backward_weight is not None
-        for count, piece in enumerate(_pieces(problem, scratch, Direction.BACKWARD_WEIGHT)):
+        for count, piece in enumerate(
+            _pieces(
+                problem, scratch, Direction.BACKWARD_WEIGHT, inner_bytes(problem, Direction.BACKWARD_WEIGHT, threads)
+            )
+        ):
             inner, mark = planes_problem(problem, piece[2]), scratch.mark()
             upstream = _planes_of(problem, grad_output, piece, scratch)
             stack = _stack(problem, input, piece, scratch)
@@ -185,6 +194,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
 
     def inner_of(problem: ConvProblem) -> ConvProblem:
         return planes_problem(problem, planes_at_once(problem))
+
+    def inner_bytes(problem: ConvProblem, direction: Direction, threads: int) -> int:
+        return flat.workspace_bytes(planes_problem(problem, planes_at_once(problem)), direction, threads)[0]
 
     def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
         one, many = planes_problem(problem, 1), planes_at_once(problem)

@@ -5,6 +5,7 @@ from importlib import import_module
 from fastconv.algorithm import Algorithm
 
 _FILES = (  # in order of preference; naive, which refuses nothing, last
+    "cython_tiled",
     "naive",
 )
 

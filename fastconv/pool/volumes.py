@@ -108,10 +108,10 @@ def piece_size(problem: PoolProblem, direction: Direction) -> tuple[int, int]:
     return 1, planes
 
 
-def _pieces(problem: PoolProblem, direction: Direction, scratch: Scratch) -> Iterator[Piece]:
-    """All of them; one plane at a time where the scratch holds no more."""
+def _pieces(problem: PoolProblem, direction: Direction, scratch: Scratch, inner_bytes: int) -> Iterator[Piece]:
+    """All of them; one plane at a time where the scratch holds no more beside the `inner_bytes` of a large one."""
     volumes, planes = piece_size(problem, direction)
-    if scratch.free < _piece_bytes(problem, direction, volumes, planes):
+    if scratch.free < _piece_bytes(problem, direction, volumes, planes) + inner_bytes:
         volumes, planes = 1, 1
     count, whole = _volumes(problem), _results(problem, direction)
     for begin in range(0, count, volumes):
@@ -200,7 +200,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         indices = scratch.take(shape, np.int64) if with_indices else None
         where = None if indices is None else indices.reshape(inner.output_shape)
         planes, into = source.reshape(inner.input_shape), values.reshape(inner.output_shape)
+        mark = scratch.mark()
         flat.forward(inner, planes, into, where, scratch, threads)
+        scratch.release(mark)  # it may have taken all that was left
         return values, indices, low
 
     def maximum(
@@ -264,7 +266,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
     ) -> None:
         results = _by_volume(problem, output, problem.out_size)
         where = None if indices is None else _by_volume(problem, indices, problem.out_size)
-        for begin, end, first, last in _pieces(problem, Direction.FORWARD, scratch):
+        for begin, end, first, last in _pieces(
+            problem, Direction.FORWARD, scratch, inner_bytes(problem, Direction.FORWARD, threads)
+        ):
             mark, piece = scratch.mark(), Piece(begin, end, first, last)
             into = results[begin:end, first:last]
             if problem.kind == "avg":
@@ -289,7 +293,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         totals = grad_input.reshape(_volumes(problem), -1)
         totals[...] = 0
         channels = problem.channels if problem.channels_last else 1
-        for piece in _pieces(problem, Direction.BACKWARD_INPUT, scratch):
+        for piece in _pieces(
+            problem, Direction.BACKWARD_INPUT, scratch, inner_bytes(problem, Direction.BACKWARD_INPUT, threads)
+        ):
             mark, (begin, end, first, last) = scratch.mark(), piece
             if given is None:
                 assert input is not None
@@ -317,7 +323,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         upstream = _by_volume(problem, grad_output, problem.out_size)
         results = _by_volume(problem, grad_input, problem.in_size)
         stride, kernel, pad = problem.stride[0], problem.kernel[0], problem.pads[0][0]
-        for begin, end, first, last in _pieces(problem, Direction.BACKWARD_INPUT, scratch):
+        for begin, end, first, last in _pieces(
+            problem, Direction.BACKWARD_INPUT, scratch, inner_bytes(problem, Direction.BACKWARD_INPUT, threads)
+        ):
             mark = scratch.mark()
             handed = scratch.take((end - begin, last - first, upstream.shape[2]), problem.dtype)
             share = scratch.take((end - begin, 1, upstream.shape[2]), problem.dtype)
@@ -364,6 +372,9 @@ def with_volumes(flat: Algorithm) -> Algorithm:
 
     def largest(problem: PoolProblem, direction: Direction) -> tuple[PoolProblem, Direction]:
         return inner_of(problem, direction, *piece_size(problem, direction))
+
+    def inner_bytes(problem: PoolProblem, direction: Direction, threads: int) -> int:
+        return flat.workspace_bytes(*largest(problem, direction), threads)[0]
 
     def workspace_bytes(problem: PoolProblem, direction: Direction, threads: int) -> tuple[int, int]:
         least = _piece_bytes(problem, direction, 1, 1)

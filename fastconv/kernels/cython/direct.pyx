@@ -7,7 +7,7 @@ at (j + shift[t]) * source_step + its own residue.
 
 A work item is a block of pixels by a range of blocks of 2 vectors of destination channels. For a block of source
 channels it copies the source rows that it needs, zeros where the source ends, into a buffer in which every tap is
-a constant distance: [image][channel][column group][row][pitch], see conv/taps.py. The register tile then sums over
+a constant distance: [image][channel][column group][row][pitch], see taps.py. The register tile then sums over
 (channel, tap) by a table of these distances. Sums wait in [block][image][pixel][2 vectors] for the next channels;
 at the end they get the epilogue and are transposed into the destination.
 """
@@ -261,7 +261,7 @@ cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, r
                 source = weight + c * t.weight_source + places[phase[2] + tap]
                 for k in range(channels):
                     to[k] = source[k * t.weight_dest]
-                    sum[0] += to[k] * 0
+                    sum[0] += to[k] - to[k]  # NaN for an infinity or NaN
                 for k in range(channels, width):
                     to[k] = 0
                 to += width
@@ -281,7 +281,7 @@ cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) no
                 t, <const real *>t.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
                 at_most(width, t.group_dest - (block + i) * width),
                 <real *>t.packed + (item * t.range_blocks + i) * t.tap_count * t.group_source * width, &sum)
-        (<ptrdiff_t *>t.not_finite)[item] = sum != 0
+        (<ptrdiff_t *>t.not_finite)[item] = sum != sum
 
 
 cdef void pack_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:

@@ -3,7 +3,7 @@
 A work item owns a block of input channels by a range of blocks of 2 vectors of output channels, and keeps its sums
 [block][channel][tap][2 vectors] in memory that outlives the call. It goes through blocks of output pixels in order:
 copies the input rows that the block needs into a buffer [image][column group][row][pitch][channel] (see
-conv/taps.py), and grad_output into [block][pixel][2 vectors], so that the register tile finds its channels side by
+taps.py), and grad_output into [block][pixel][2 vectors], so that the register tile finds its channels side by
 side and sums over pixels by a table of distances that is the same for all taps.
 
 With few channels in a group that tile would be nearly empty; `expanded` then makes one "channel" of each

@@ -75,5 +75,5 @@ def pixel_blocks(images: int, steps: tuple[int, int], size: tuple[int, ...], pix
     row_block = even(rows, pixels // row_pixels)
     image_block = 1
     if (row_block, column_block) == (rows, columns):
-        image_block = even(images, pixels // (size[0] * size[1]))
+        image_block = even(max(images, 1), pixels // (size[0] * size[1]))
     return image_block, row_block, column_block
