@@ -97,13 +97,11 @@ ODD = [
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_the_reference_agrees_with_every_algorithm(text):
+def test_the_reference_agrees_with_the_definition(text):
     problem = fastconv.parse_problem(text)
-    family = "conv" if isinstance(problem, fastconv.ConvProblem) else "pool"
     for direction in presets.directions_of(problem):
-        case = measure.Case(problem, direction, candidates.find(tuple(candidates.registered(family)), ()))
-        for outcome in case.measure(0.0, least_rounds=2):
-            assert outcome.status in ("timed", "refused"), (direction, outcome)
+        (outcome,) = measure.Case(problem, direction, [candidates.Algorithm("naive")]).measure(0.0, least_rounds=2)
+        assert outcome.status == "timed", (direction, outcome)
 
 
 def test_doubled_contents_multiply_the_result_by_what_is_said():
@@ -323,7 +321,8 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
 
 def test_a_killed_run_keeps_what_it_had(tmp_path):
     path = tmp_path / "run.jsonl"
-    command = [sys.executable, "-m", "bench", "run", "--preset", "tiny", "--seconds", "60", "--out", str(path)]
+    command = [sys.executable, "-m", "bench", "run", "--preset", "tiny", "--seconds", "60", "--algorithms", "naive"]
+    command += ["--out", str(path)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (path.exists() and path.read_text().count('"row"') >= 3):
@@ -507,10 +506,14 @@ def test_a_case_beyond_the_time_is_a_row_with_its_reason(tmp_path):
 # -- The shell, a whole tiny run, and its page ------------------------------------------------------
 
 
+#: Nothing to compile: the whole harness is tested on these, and once on all (slow).
+QUICK = ("im2col_gemm", "naive")
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "tiny.jsonl"
-    assert shell.main(["run", "--preset", "tiny", "--out", str(path)]) == 0
+    assert shell.main(["run", "--preset", "tiny", "--algorithms", ",".join(QUICK), "--out", str(path)]) == 0
     return path
 
 
@@ -594,23 +597,36 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def small_photo(monkeypatch):
-    monkeypatch.setattr(photograph, "grayscale", lambda: np.arange(70.0, dtype=np.float32).reshape(7, 10))
+    photo, compute = np.arange(70.0, dtype=np.float32).reshape(7, 10), photograph.photograph
+    monkeypatch.setattr(photograph, "photograph", lambda: compute(list(QUICK), photo))
 
 
 def outside(page):
     return [address for address in page.addresses if not address.startswith(("#", "data:"))]
 
 
-def test_the_page_of_a_tiny_run(tiny, tmp_path):
+def test_the_page_of_a_tiny_run(tiny, tmp_path, small_photo):
     out = tmp_path / "index.html"
     assert shell.main(["report", str(tiny), "--out", str(out)]) == 0
-    text = out.read_text()
+    check_page(out.read_text(), QUICK)
+
+
+@pytest.mark.slow
+def test_a_run_of_every_algorithm_and_its_page(tmp_path):
+    """As users make it: Numba compiles, and the photograph is the real one."""
+    path, out = tmp_path / "run.jsonl", tmp_path / "index.html"
+    assert shell.main(["run", "--preset", "tiny", "--seconds", "60", "--out", str(path)]) == 0
+    assert {row["status"] for row in records.read(path).rows} == {"timed"}
+    assert shell.main(["report", str(path), "--out", str(out)]) == 0
+    check_page(out.read_text(), [entry.name for entry in fastconv.algorithms("conv") if entry.available])
+
+
+def check_page(text, names):
     page = Page(text)
     assert outside(page) == []
     assert not re.search(r"https?:|@import|url\((?!#)", text), "nothing on the page points outside of it"
     assert "script" not in page.tags
     assert page.tags.count("svg") == 3 + 3 + 2 + 2, "a plot per sweep and direction, and two of VGG-16"
-    names = [entry.name for entry in fastconv.algorithms("conv") if entry.available]
     assert page.tags.count("img") == 1 + len(names), "the photograph, and an edge map for each algorithm"
     assert text.count("equal to the bit") >= len(names)
     said = " ".join(" ".join(page.text).split())
@@ -673,3 +689,38 @@ def test_every_candidate_has_a_look_of_its_own():
     looks = plots.styles(names)
     assert len({look.light for look in looks.values()}) == len(names)
     assert len({look.variable for look in looks.values()}) == len(names)
+
+
+# -- pytest-benchmark, and other libraries ----------------------------------------------------------
+
+
+def test_the_suite_of_real_layers(tmp_path):
+    out = tmp_path / "benchmark.json"
+    command = [sys.executable, "-m", "pytest", "bench/suites", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
+    command += ["-k", "n1c16h5w5_k120r5s5-forward-im2col_gemm", f"--benchmark-json={out}", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "im2col_gemm" in done.stdout.split("fastest first")[1]
+    (entry,) = json.loads(out.read_text())["benchmarks"]
+    assert entry["group"] == "f32_n1c16h5w5_k120r5s5 forward"
+    assert entry["stats"]["rounds"] >= 5
+    info = entry["extra_info"]
+    assert {"GFLOP/s", "share of peak", "workspace bytes", "threads", "first call seconds", "error"} == set(info)
+    assert info["threads"] == 1
+    assert 0 < info["share of peak"] < 1.5
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    "text", [*ODD, "f32_n2c8h9w9_k8r3s3_pad1:1,1:1", "f32_n1c16h5w5_k120r5s5", "max_c4h9w9_r3s3_pad1:1,1:1"]
+)
+def test_torch_takes_part_with_right_results(text):
+    pytest.importorskip("torch")
+    problem = fastconv.parse_problem(text)
+    asymmetric = any(low != high for low, high in problem.pads)
+    for direction in presets.directions_of(problem):
+        case = measure.Case(problem, direction, candidates.find(("naive",), ("torch", "torch_channels_last")))
+        ours, nchw, last = case.measure(0.0, least_rounds=3)
+        assert ours.status == "timed"
+        assert nchw.status == ("refused" if asymmetric or problem.channels_last else "timed"), nchw
+        assert last.status == ("refused" if asymmetric else "timed"), last
