@@ -21,7 +21,24 @@ from fastconv.functional.conv_transpose_backward import (
     conv_transpose3d_backward,
 )
 from fastconv.functional.norm import local_response_norm, local_response_norm_backward
+from fastconv.functional.pads import pad, pad_backward
 from fastconv.functional.planning import explain, output_size, plan_conv2d
+from fastconv.functional.pool_adaptive_avg import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool1d_backward,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool3d,
+    adaptive_avg_pool3d_backward,
+)
+from fastconv.functional.pool_adaptive_max import (
+    adaptive_max_pool1d,
+    adaptive_max_pool1d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_backward,
+)
 from fastconv.functional.pool_avg import (
     avg_pool1d,
     avg_pool1d_backward,
@@ -29,6 +46,15 @@ from fastconv.functional.pool_avg import (
     avg_pool2d_backward,
     avg_pool3d,
     avg_pool3d_backward,
+)
+from fastconv.functional.pool_fractional import fractional_max_pool2d, fractional_max_pool2d_backward
+from fastconv.functional.pool_lp import (
+    lp_pool1d,
+    lp_pool1d_backward,
+    lp_pool2d,
+    lp_pool2d_backward,
+    lp_pool3d,
+    lp_pool3d_backward,
 )
 from fastconv.functional.pool_max import (
     max_pool1d,
@@ -38,8 +64,30 @@ from fastconv.functional.pool_max import (
     max_pool3d,
     max_pool3d_backward,
 )
+from fastconv.functional.pool_unpool import (
+    max_unpool1d,
+    max_unpool1d_backward,
+    max_unpool2d,
+    max_unpool2d_backward,
+    max_unpool3d,
+    max_unpool3d_backward,
+)
+from fastconv.functional.upsampling import upsample, upsample_backward
+from fastconv.functional.windows import fold, unfold
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool1d_backward",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool1d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_backward",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",
@@ -65,14 +113,34 @@ __all__ = [
     "conv_transpose3d",
     "conv_transpose3d_backward",
     "explain",
+    "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_backward",
     "local_response_norm",
     "local_response_norm_backward",
+    "lp_pool1d",
+    "lp_pool1d_backward",
+    "lp_pool2d",
+    "lp_pool2d_backward",
+    "lp_pool3d",
+    "lp_pool3d_backward",
     "max_pool1d",
     "max_pool1d_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool3d",
     "max_pool3d_backward",
+    "max_unpool1d",
+    "max_unpool1d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "max_unpool3d",
+    "max_unpool3d_backward",
     "output_size",
+    "pad",
+    "pad_backward",
     "plan_conv2d",
+    "unfold",
+    "upsample",
+    "upsample_backward",
 ]

@@ -96,21 +96,54 @@ def shown_shape(problem: PoolProblem, axes: int, shape: Ints) -> Ints:
     return shape[:height] + shape[height + 1 :]
 
 
+def run(
+    problem: PoolProblem,
+    images: np.ndarray,
+    with_indices: bool,
+    algorithm: str | None,
+    output: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Output (written into `output` where it is given) and indices of batched images, in the problem's shape."""
+    settled = plan(problem, Direction.FORWARD, algorithm)
+    if output is None:
+        output = np.empty(problem.output_shape, problem.dtype)
+    indices = np.empty(problem.output_shape, np.int64) if with_indices else None
+    if problem.batch:
+        settled.execute(arguments.plain(images).reshape(problem.input_shape), output, indices)
+    return output, indices
+
+
+def run_backward(
+    problem: PoolProblem,
+    grad_output: np.ndarray,
+    input: np.ndarray | None,
+    indices: np.ndarray | None,
+    algorithm: str | None,
+) -> np.ndarray:
+    """Gradient of batched images from plain arrays, in the problem's shape."""
+    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
+    grad_input = np.empty(problem.input_shape, problem.dtype)
+    if problem.batch:
+        settled.execute(
+            grad_output.reshape(problem.output_shape),
+            None if input is None else input.reshape(problem.input_shape),
+            None if indices is None else indices.reshape(problem.output_shape),
+            grad_input,
+        )
+    return grad_input
+
+
 def pool(
     images: Images, problem: PoolProblem, with_indices: bool, algorithm: str | None, out: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Output and indices of `images` as the caller sees them."""
     shape = shown_shape(problem, images.axes, problem.output_shape)
+    direct = None
     if out is not None:
         arguments.check_out(out, images.shown_shape(shape), images.given.dtype, [images.given])
-    settled = plan(problem, Direction.FORWARD, algorithm)
-    if out is not None and out.flags.carray and out.dtype == problem.dtype:
-        output = out.reshape(problem.output_shape)
-    else:
-        output = np.empty(problem.output_shape, problem.dtype)
-    indices = np.empty(problem.output_shape, np.int64) if with_indices else None
-    if problem.batch:
-        settled.execute(arguments.plain(images.array).reshape(problem.input_shape), output, indices)
+        if out.flags.carray and out.dtype == problem.dtype:
+            direct = out.reshape(problem.output_shape)
+    output, indices = run(problem, images.array, with_indices, algorithm, direct)
     where = None if indices is None else finish(indices.reshape(shape), images.batched, indices.dtype, None)
     return images.result(output.reshape(shape), out), where
 
@@ -124,19 +157,13 @@ def pool_backward(
     algorithm: str | None,
 ) -> np.ndarray:
     """Gradient as the caller sees it; the arrays are batched."""
-    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
-    grad_input = np.empty(problem.input_shape, problem.dtype)
-    if problem.batch:
-        settled.execute(
-            grad_output.reshape(problem.output_shape),
-            None if input is None else input.reshape(problem.input_shape),
-            None if indices is None else indices.reshape(problem.output_shape),
-            grad_input,
-        )
+    grad_input = run_backward(problem, grad_output, input, indices, algorithm)
     return images.result(grad_input.reshape(shown_shape(problem, images.axes, problem.input_shape)))
 
 
-def check_indices(indices: object, shape: Ints, batched: bool, size: Ints) -> np.ndarray:
+def check_indices(
+    indices: object, shape: Ints, batched: bool, size: Ints, why: str = "that of the output"
+) -> np.ndarray:
     """The caller's flat offsets within planes of `size`: batched, contiguous, all inside.
 
     Raises
@@ -148,7 +175,7 @@ def check_indices(indices: object, shape: Ints, batched: bool, size: Ints) -> np
     """
     if not isinstance(indices, np.ndarray) or indices.dtype != np.int64:
         raise TypeError(f"indices must be an int64 array, got {getattr(indices, 'dtype', type(indices).__name__)}")
-    arguments.check_shape("indices", indices, shape if batched else shape[1:], "that of the output")
+    arguments.check_shape("indices", indices, shape if batched else shape[1:], why)
     plane = math.prod(size)
     if indices.size and not (indices.min() >= 0 and indices.max() < plane):
         raise InvalidProblem(f"indices must be in [0, {plane}), got {indices.min()} to {indices.max()}")
