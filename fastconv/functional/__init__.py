@@ -20,6 +20,7 @@ from fastconv.functional.conv_transpose_backward import (
     conv_transpose2d_backward,
     conv_transpose3d_backward,
 )
+from fastconv.functional.correlate import convolve2d, correlate2d
 from fastconv.functional.norm import local_response_norm, local_response_norm_backward
 from fastconv.functional.pads import pad, pad_backward
 from fastconv.functional.planning import explain, output_size, plan_conv2d
@@ -112,6 +113,8 @@ __all__ = [
     "conv_transpose2d_backward",
     "conv_transpose3d",
     "conv_transpose3d_backward",
+    "convolve2d",
+    "correlate2d",
     "explain",
     "fold",
     "fractional_max_pool2d",

@@ -96,7 +96,7 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     TypeError
         For integers, bool, complex, objects, masked arrays, and a dtype other than `dtype` (byte order apart).
     """
-    array = value if type(value) is np.ndarray else _converted(name, value)
+    array = value if type(value) is np.ndarray else to_array(name, value)
     computed_in = _COMPUTED_IN.get(array.dtype)
     if computed_in is None:
         raise TypeError(f"{name} must be of dtype float32, float64 or float16, got {array.dtype}")
@@ -107,13 +107,34 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     return array
 
 
-def _converted(name: str, value: object) -> np.ndarray:
+def to_array(name: str, value: object) -> np.ndarray:
+    """A NumPy array of any dtype, without a copy of what is one already, or of another library's CPU array.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays, for other libraries' arrays that cannot be shared (on another device, of another kind of
+        number, part of a graph of gradients), and for what is no array at all.
+    InvalidProblem
+        For nested lists of unequal lengths.
+    """
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill it first")
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
     if isinstance(value, (np.ndarray, list, tuple, float, np.floating)):
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise InvalidProblem(f"{name} must be a regular array: {error}") from error
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except MemoryError:
+            raise
+        except Exception as error:  # every library has its own
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise TypeError(f"{name}, a {kind}, cannot be shared with NumPy: {error}") from error
     raise TypeError(f"{name} must be an array, got {type(value).__name__}")
 
 
