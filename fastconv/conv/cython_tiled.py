@@ -132,7 +132,8 @@ def _correlate(
     for first in range(0, schedule.ranges, at_once):
         ranges = min(at_once, schedule.ranges - first)
         task = kernels.packing_task(
-            weight=_address(weight_kcrs), packed=_address(packed), not_finite=_address(flags),
+            weight=_address(weight_kcrs), packed=_address(packed),
+            not_finite=0 if forward or not schedule.halo else _address(flags),
             weight_dest=k_step if forward else c_step, weight_source=c_step if forward else k_step,
             weight_group=problem.group_out_channels * k_step, first_range=first,
             **{name: fields[name] for name in (

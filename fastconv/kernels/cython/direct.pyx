@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, fill_row,
-    lanes, real, tile, transpose)
+    lanes, not_finite, real, tile, transpose)
 
 cdef struct Correlation:
     # Addresses of the first element; steps in elements along image, channel, row and column; extents.
@@ -245,43 +245,58 @@ cdef struct Packing:
     ptrdiff_t group_source, group_dest, range_blocks, first_range
     size_t phases, tap_places  # as in Correlation; for each tap its place r * S + s
     ptrdiff_t phase_count, tap_count
-    size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN
+    size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN; 0: nobody asks
 
 
-cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, real *to, real *sum) noexcept nogil:
+cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, real *to) noexcept nogil:
     """Write [phase][channel][tap][1 or 2 vectors] of `channels` destination channels, zeros beyond them."""
     cdef const ptrdiff_t *places = <const ptrdiff_t *>t.tap_places
+    cdef ptrdiff_t width = lanes(to) * (2 if channels > lanes(to) else 1), p, c, tap, first, count
     cdef const ptrdiff_t *phase
     cdef const real *source
-    cdef ptrdiff_t width = lanes(to) * (2 if channels > lanes(to) else 1), p, c, tap, k
+    if channels < width:
+        memset(to, 0, <size_t>(t.tap_count * t.group_source * width) * sizeof(real))
+    if t.weight_source == t.tap_count and t.phase_count == 1:  # (channel, tap) are neighbours in the weight
+        transpose(weight, t.weight_dest, to, width, channels, t.group_source * t.tap_count)
+        return
+    if t.weight_dest == 1 and t.tap_count == 1:  # so are destination channels
+        for c in range(t.group_source):
+            memcpy(to + c * width, weight + c * t.weight_source, <size_t>channels * sizeof(real))
+        return
     for p in range(t.phase_count):
         phase = <const ptrdiff_t *>t.phases + 4 * p
         for c in range(t.group_source):
-            for tap in range(phase[3]):
-                source = weight + c * t.weight_source + places[phase[2] + tap]
-                for k in range(channels):
-                    to[k] = source[k * t.weight_dest]
-                    sum[0] += to[k] - to[k]  # NaN for an infinity or NaN
-                for k in range(channels, width):
-                    to[k] = 0
-                to += width
+            source = weight + c * t.weight_source
+            tap = 0
+            while tap < phase[3]:  # a run of taps that are neighbours in the weight
+                first = places[phase[2] + tap]
+                count = 1
+                while tap + count < phase[3] and places[phase[2] + tap + count] == first + count:
+                    count += 1
+                transpose(source + first, t.weight_dest, to + tap * width, width, channels, count)
+                tap += count
+            to += phase[3] * width
 
 
 cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     """An item is one range of blocks of destination channels."""
-    cdef ptrdiff_t width = 2 * lanes(unit), item, group, block, i
+    cdef ptrdiff_t width = 2 * lanes(unit), item, group, block, i, size = t.tap_count * t.group_source * width
     cdef ptrdiff_t blocks = ceil_div(t.group_dest, width), ranges = ceil_div(blocks, t.range_blocks)
-    cdef real sum
+    cdef real *to
+    cdef bint odd
     for item in range(first, last):
         group = (item + t.first_range) // ranges
         block = (item + t.first_range) % ranges * t.range_blocks
-        sum = 0
+        odd = False
         for i in range(at_most(t.range_blocks, blocks - block)):
+            to = <real *>t.packed + (item * t.range_blocks + i) * size
             pack_block(
                 t, <const real *>t.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
-                at_most(width, t.group_dest - (block + i) * width),
-                <real *>t.packed + (item * t.range_blocks + i) * t.tap_count * t.group_source * width, &sum)
-        (<ptrdiff_t *>t.not_finite)[item] = sum != sum
+                at_most(width, t.group_dest - (block + i) * width), to)
+            if t.not_finite:
+                odd |= not_finite(to, size if t.group_dest - (block + i) * width > lanes(to) else size // 2)
+        if t.not_finite:
+            (<ptrdiff_t *>t.not_finite)[item] = odd
 
 
 cdef void pack_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:

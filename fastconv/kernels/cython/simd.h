@@ -14,6 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 /* Rows of the register tile: with two vectors of sums a row, two of b and one broadcast, 31 of AVX-512's 32
    registers and 15 of the 16 of AVX2 and SSE are in use. */
@@ -47,6 +50,8 @@
 #define FC_(NAME) NAME##_f32
 #if FC_BYTES == 64
 #define FC_LANES 16
+#define FC_MASKED_LOAD(MASK, FROM) _mm512_maskz_loadu_ps((__mmask16)(MASK), FROM)
+#define FC_MASKED_STORE(TO, MASK, X) _mm512_mask_storeu_ps(TO, (__mmask16)(MASK), (__m512)(X))
 #elif FC_BYTES == 32
 #define FC_LANES 8
 #else
@@ -59,6 +64,8 @@
 #define FC_(NAME) NAME##_f64
 #if FC_BYTES == 64
 #define FC_LANES 8
+#define FC_MASKED_LOAD(MASK, FROM) _mm512_maskz_loadu_pd((__mmask8)(MASK), FROM)
+#define FC_MASKED_STORE(TO, MASK, X) _mm512_mask_storeu_pd(TO, (__mmask8)(MASK), (__m512d)(X))
 #elif FC_BYTES == 32
 #define FC_LANES 4
 #else
@@ -77,6 +84,28 @@ typedef FC_REAL FC_(fc_memory) __attribute__((vector_size(FC_BYTES), aligned(siz
 
 FC_INLINE FC_(fc_vector) FC_(fc_load)(const FC_REAL *from) { return *(const FC_(fc_memory) *)from; }
 FC_INLINE void FC_(fc_store)(FC_REAL *to, FC_(fc_vector) x) { *(FC_(fc_memory) *)to = x; }
+
+/* The first `count` elements alone, if fewer than a vector; the others are 0 and untouched. Masks where the
+   instruction set has them: a memcpy of unknown length is a call, and tails are everywhere in 14 x 14 maps. */
+FC_INLINE FC_(fc_vector) FC_(fc_load_some)(const FC_REAL *from, ptrdiff_t count) {
+    if (count >= FC_LANES) return FC_(fc_load)(from);
+#if FC_BYTES == 64
+    return (FC_(fc_vector))FC_MASKED_LOAD((1u << count) - 1, from);
+#else
+    FC_(fc_vector) x = {0};
+    memcpy(&x, from, (size_t)count * sizeof(FC_REAL));
+    return x;
+#endif
+}
+
+FC_INLINE void FC_(fc_store_some)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t count) {
+    if (count >= FC_LANES) FC_(fc_store)(to, x);
+#if FC_BYTES == 64
+    else FC_MASKED_STORE(to, (1u << count) - 1, x);
+#else
+    else memcpy(to, &x, (size_t)count * sizeof(FC_REAL));
+#endif
+}
 
 /* x below 0 becomes 0; NaN stays. */
 FC_INLINE FC_(fc_vector) FC_(fc_relu)(FC_(fc_vector) x) {
@@ -164,16 +193,21 @@ FC_INLINE void FC_(fc_transpose)(FC_(fc_vector) rows[FC_LANES]) {
 /* to[j][i] = from[i][j] for i < n, j < m, both at most FC_LANES. Reads and writes nothing else. */
 static inline void FC_(fc_transpose_block)(const FC_REAL *from, ptrdiff_t from_step, FC_REAL *to,
                                            ptrdiff_t to_step, ptrdiff_t n, ptrdiff_t m) {
+    FC_(fc_vector) rows[FC_LANES];
     if (n == FC_LANES && m == FC_LANES) {
-        FC_(fc_vector) rows[FC_LANES];
 #pragma GCC unroll 16
         for (int i = 0; i < FC_LANES; i++) rows[i] = FC_(fc_load)(from + i * from_step);
         FC_(fc_transpose)(rows);
 #pragma GCC unroll 16
         for (int j = 0; j < FC_LANES; j++) FC_(fc_store)(to + j * to_step, rows[j]);
     } else {
-        for (ptrdiff_t j = 0; j < m; j++)
-            for (ptrdiff_t i = 0; i < n; i++) to[j * to_step + i] = from[i * from_step + j];
+#pragma GCC unroll 16
+        for (int i = 0; i < FC_LANES; i++)
+            rows[i] = i < n ? FC_(fc_load_some)(from + i * from_step, m) : (FC_(fc_vector)){0};
+        FC_(fc_transpose)(rows);
+#pragma GCC unroll 16
+        for (int j = 0; j < FC_LANES; j++)
+            if (j < m) FC_(fc_store_some)(to + j * to_step, rows[j], n);
     }
 }
 
@@ -184,6 +218,26 @@ static inline void FC_(fc_transpose_all)(const FC_REAL *from, ptrdiff_t from_ste
         for (ptrdiff_t i = 0; i < n; i += FC_LANES)
             FC_(fc_transpose_block)(from + i * from_step + j, from_step, to + j * to_step + i, to_step,
                                     n - i < FC_LANES ? n - i : FC_LANES, m - j < FC_LANES ? m - j : FC_LANES);
+}
+
+/* Whether any of n elements is an infinity or NaN. */
+static inline int FC_(fc_not_finite)(const FC_REAL *x, ptrdiff_t n) {
+    FC_(fc_vector) sums[4] = {{0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * FC_LANES <= n; i += 4 * FC_LANES)
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) {
+            const FC_(fc_vector) y = FC_(fc_load)(x + i + v * FC_LANES);
+            sums[v] += y - y;
+        }
+    FC_(fc_vector) sum = sums[0] + sums[1] + sums[2] + sums[3];
+    for (; i < n; i += FC_LANES) {
+        const FC_(fc_vector) y = FC_(fc_load_some)(x + i, n - i);
+        sum += y - y;
+    }
+    FC_REAL total = 0;
+    for (int lane = 0; lane < FC_LANES; lane++) total += sum[lane];
+    return total != total;
 }
 
 /* Adds bias[0:width] to n rows of `width` (whole vectors) at `rows`, then the activation; in place. */
@@ -201,11 +255,6 @@ static inline void FC_(fc_epilogue)(FC_REAL *rows, ptrdiff_t step, ptrdiff_t n, 
  * The windows of `count` neighbouring outputs, tap by tap: tap t of output i is from[places[t] + i]. Whole
  * vectors are read, so `from` needs room for them behind the last; exactly `count` results are written.
  */
-FC_INLINE void FC_(fc_store_some)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t count) {
-    if (count >= FC_LANES) FC_(fc_store)(to, x);
-    else memcpy(to, &x, (size_t)count * sizeof(FC_REAL));
-}
-
 FC_INLINE FC_(fc_vector) FC_(fc_select)(FC_(fc_integers) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
     return (FC_(fc_vector))((mask & (FC_(fc_integers))x) | (~mask & (FC_(fc_integers))y));
 }
@@ -282,5 +331,7 @@ static inline double FC_(fc_sum_run)(const FC_REAL *from, ptrdiff_t n) {
 #undef FC_INT
 #undef FC_
 #undef FC_LANES
+#undef FC_MASKED_LOAD
+#undef FC_MASKED_STORE
 
 #endif /* FC_REAL */

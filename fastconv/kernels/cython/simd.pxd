@@ -19,6 +19,8 @@ cdef extern from "simd.h" nogil:
                               ptrdiff_t n, ptrdiff_t m)
     void fc_transpose_all_f64(const double *source, ptrdiff_t source_step, double *to, ptrdiff_t to_step,
                               ptrdiff_t n, ptrdiff_t m)
+    int fc_not_finite_f32(const float *x, ptrdiff_t n)
+    int fc_not_finite_f64(const double *x, ptrdiff_t n)
     void fc_epilogue_f32(float *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const float *bias, int relu)
     void fc_epilogue_f64(double *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const double *bias, int relu)
 
@@ -52,6 +54,14 @@ cdef inline void transpose(const real *source, ptrdiff_t source_step, real *to, 
         fc_transpose_all_f32(source, source_step, to, to_step, n, m)
     else:
         fc_transpose_all_f64(source, source_step, to, to_step, n, m)
+
+
+cdef inline bint not_finite(const real *x, ptrdiff_t n) noexcept nogil:
+    """Whether any of n elements is an infinity or NaN."""
+    if real is float:
+        return fc_not_finite_f32(x, n)
+    else:
+        return fc_not_finite_f64(x, n)
 
 
 cdef inline void epilogue(real *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const real *bias,
