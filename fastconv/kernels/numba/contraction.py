@@ -19,13 +19,6 @@ LEAD = 512
 
 
 @njit(**INNER)
-def fill_zeros(array):
-    """As array[:] = 0, which Numba compiles ten times longer."""
-    for x in range(array.size):
-        array[x] = 0
-
-
-@njit(**INNER)
 def four_by_four(sums, source, source_at, j, weight, weight_at, first, row_step, length):
     a, b, c, d = first, first + row_step, first + 2 * row_step, first + 3 * row_step
     j0, j1, j2, j3 = weight_at[j], weight_at[j + 1], weight_at[j + 2], weight_at[j + 3]

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from numba import int64, njit, prange
 
-from fastconv.kernels.numba.contraction import LEAD, contract, fill_zeros
+from fastconv.kernels.numba.contraction import LEAD, contract
 from fastconv.kernels.numba.options import INNER, PARALLEL, RANGE
+from fastconv.kernels.numba.runs import fill_zeros, inside
 
 
 class Task(NamedTuple):
@@ -59,14 +60,6 @@ class Task(NamedTuple):
     weight_g: int
     weight_row: int
     relu: int
-
-
-@njit(**INNER)
-def inside(start, step, count, size):
-    """The range of x in [0, count) with 0 <= start + x * step < size."""
-    first = 0 if start >= 0 else -(start // step)
-    last = (size - 1 - start) // step + 1
-    return min(first, count), max(min(last, count), min(first, count))
 
 
 @njit(**INNER)

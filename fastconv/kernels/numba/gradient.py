@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from numba import int64, njit, prange
 
-from fastconv.kernels.numba.contraction import LEAD, contract, fill_zeros
+from fastconv.kernels.numba.contraction import LEAD, contract
 from fastconv.kernels.numba.options import INNER, PARALLEL, RANGE
+from fastconv.kernels.numba.runs import fill_zeros
 
 #: Positions whose windows are copied at once.
 POSITIONS = 128
