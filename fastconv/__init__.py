@@ -14,6 +14,8 @@ The rooms:
     conv/, pool/     the implementations           kernels/         their loops, in Numba and Cython
     threads.py       the only owner of threads     workspace.py     scratch memory
     settings.py      use() and configure()         machine.py       what this machine is and can
+    models/          networks as data              summary.py       their memory and parameters, counted
+    cli.py           the questions, from a shell   limits.py        what this machine can do, measured
 """
 
 from fastconv.errors import InvalidProblem, UnsupportedProblem

@@ -658,6 +658,32 @@ def test_hostile_names_stay_text(tiny, small_photo):
     assert HOSTILE in "".join(page.text)
 
 
+def test_noise_is_said():
+    rows = [(A, "forward", 1, "ours", [1.0] * 9), (A, "forward", 2, "ours", [0.5] * 9)]
+    quiet = a_run(*rows)
+    quiet.head["environment"], quiet.end = {"load": 0.1}, {}
+    quiet.rows[0] |= {"low": 1.0, "high": 1.01}
+    quiet.rows[1] |= {"low": 0.5, "high": 0.51}
+    assert not verdict.noise(quiet, frames.frame(quiet)).noisy, "two threads peak higher than one: that is no noise"
+    for change in ({"load": 3.0}, {"high": 2.0}, {"peak": 5.0}):
+        noisy = a_run(*rows)
+        noisy.head["environment"], noisy.end = {"load": change.get("load", 0.1)}, {}
+        for row in noisy.rows:
+            row |= {"low": row["median"], "high": row["median"] * change.get("high", 1.0)}
+        noisy.limits.append({**noisy.limits[0], "threads_float32": change.get("peak", 10.0)})
+        assert verdict.noise(noisy, frames.frame(noisy)).noisy, change
+
+
+def test_problems_of_no_sweep_have_a_table(tiny, small_photo):
+    read = records.read(tiny)
+    read.head["sweeps"] = read.head["sweeps"][:1]
+    read.head["layers"] = [{"network": "net", "name": "pool", "problem": "max_f32_n1c2h8w8_r2s2_stride2x2", "count": 1}]
+    text = build.page(read)
+    assert "net pool" in text
+    assert "avg_f32_n1c4h8w8_r2s2_stride2x2" in text
+    assert Page(text).tags.count("svg") == 3 + 2
+
+
 def test_a_page_of_a_run_without_rows(tiny, small_photo):
     read = records.read(tiny)
     read.rows.clear()

@@ -1,10 +1,10 @@
-"""A sweep on the page: a plot for each direction, and one table of all its figures."""
+"""A sweep on the page: a plot for each direction, and one table of all its figures. Other problems: a table alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -43,7 +43,7 @@ class Section:
     parameter: str
     family: str
     unit: str
-    ends: tuple[str, str]  # the first problem and the last
+    ends: tuple[str, str] | None  # the first problem of a sweep and the last
     caption: str
     plots: list[str]
     candidates: list[str]
@@ -53,16 +53,35 @@ class Section:
     command: str
 
 
+#: (problem, direction, name) -> its row
+_Index: TypeAlias = Mapping[tuple[str, str, str], Mapping[Any, Any]]
+
+
 def sections(run: Run, table: pd.DataFrame, styles: Mapping[str, plots.Style]) -> list[Section]:
-    """One section per sweep and thread count."""
-    order = list(run.head["candidates"])
+    """One section per sweep and thread count, and one per family for what belongs to no sweep."""
     threads = sorted(set(table["threads"]))
     found = []
-    for sweep in run.head["sweeps"]:
+    for sweep in [*run.head["sweeps"], *_others(run, table)]:
         for count in threads:
             rows = table[table["problem"].isin([text for _, text in sweep["points"]]) & (table["threads"] == count)]
             if len(rows):
-                found.append(_section(run, sweep, rows, order, styles, int(count), several=len(threads) > 1))
+                found.append(_section(run, sweep, rows, styles, int(count), several=len(threads) > 1))
+    return found
+
+
+def _others(run: Run, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The layers of networks, and single problems, in the form of sweeps without a parameter."""
+    swept = {text for sweep in run.head["sweeps"] for _, text in sweep["points"]}
+    labels: dict[str, list[str]] = {}
+    for layer in run.head["layers"]:
+        labels.setdefault(layer["problem"], []).append(f"{layer['network']} {layer['name']}")
+    found = []
+    for family in dict.fromkeys(table["family"]):
+        texts = dict.fromkeys(table["problem"][table["family"] == family])
+        points = [(", ".join(dict.fromkeys(labels.get(text, [])[:2])), text) for text in texts if text not in swept]
+        title, label = ("Layers", "layer") if labels else ("Problems", "problem")
+        if points:
+            found.append({"name": f"problems-{family}", "title": title, "parameter": label, "points": points})
     return found
 
 
@@ -70,13 +89,14 @@ def _section(
     run: Run,
     sweep: Mapping[str, Any],
     rows: pd.DataFrame,
-    order: Sequence[str],
     styles: Mapping[str, plots.Style],
     threads: int,
     several: bool,
 ) -> Section:
+    order = list(run.head["candidates"])
     names = frames.candidates(rows, order)
-    index = rows.set_index(["problem", "direction", "name"])
+    index: _Index = {(row["problem"], row["direction"], row["name"]): row for row in rows.to_dict("records")}
+    is_sweep = sweep in run.head["sweeps"]
     directions = [way for way in DIRECTIONS if way in set(rows["direction"])]
     unit, family = str(rows["unit"].iloc[0]), str(rows["family"].iloc[0])
     limits = run.limits_at(threads)
@@ -89,43 +109,40 @@ def _section(
     pictures, lines = [], []
     reasons: dict[str, None] = {}
     for way in directions:
-        if heights:
+        if heights and is_sweep:
             pictures.append(_plot(sweep, way, index, names, styles, scale))
         for place, (value, problem) in enumerate(sweep["points"]):
             cells = _cells(index, problem, way, names)
             lines.append(Line(frames.TITLES[way], value, problem, cells, place == 0))
             reasons |= {f"{name}: {cell.reason}": None for name, cell in zip(names, cells, strict=True) if cell.reason}
-    ends = (sweep["points"][0][1], sweep["points"][-1][1])
+    ends = (sweep["points"][0][1], sweep["points"][-1][1]) if is_sweep else None
     shown = frames.candidates(frames.timed(rows), order)
     caption = f"{threads} thread{'s' * (threads > 1)}."
     if not shown:
         caption += " Nothing was timed: the table says why."
-    elif limit and not scale.limit:
+    elif limit and is_sweep and not scale.limit:
         what = "multiply-add peak" if family == "conv" else "copy speed of memory"
         caption += f" The {what}, {frames.number(limit[1])} {unit}, is above the plot."
     command = f"python -m bench run --preset {run.head['preset']} --sweeps {sweep['name']} --threads {threads}"
+    if not is_sweep:
+        command = run.head["command"]
     return Section(
         f"{sweep['name']}-{threads}", title, sweep["parameter"], family, unit, ends, caption, pictures, names, shown,
         lines, list(reasons), command,
     )  # fmt: skip
 
 
-def _row(index: pd.DataFrame, problem: str, way: str, name: str) -> Any | None:
-    key: Any = (problem, way, name)
-    return index.loc[key] if key in index.index else None
-
-
 def _plot(
     sweep: Mapping[str, Any],
     way: str,
-    index: pd.DataFrame,
+    index: _Index,
     names: Sequence[str],
     styles: Mapping[str, plots.Style],
     scale: plots.Scale,
 ) -> str:
     series, spoken = [], []
     for name in names:
-        found = [_row(index, problem, way, name) for _, problem in sweep["points"]]
+        found = [index.get((problem, way, name)) for _, problem in sweep["points"]]
         timed = [row if row is not None and row["status"] == "timed" else None for row in found]
         if not any(row is not None for row in timed):
             continue
@@ -140,8 +157,8 @@ def _plot(
     return plots.lines(frames.TITLES[way], sweep["parameter"], ticks, series, scale, alt)
 
 
-def _cells(index: pd.DataFrame, problem: str, way: str, names: Sequence[str]) -> list[Cell]:
-    rows = [_row(index, problem, way, name) for name in names]
+def _cells(index: _Index, problem: str, way: str, names: Sequence[str]) -> list[Cell]:
+    rows = [index.get((problem, way, name)) for name in names]
     rates = [float(row["rate"]) for row in rows if row is not None and row["status"] == "timed"]
     best = max(rates, default=None)
     cells = []
@@ -149,7 +166,8 @@ def _cells(index: pd.DataFrame, problem: str, way: str, names: Sequence[str]) ->
         if row is None:
             cells.append(Cell("–"))
         elif row["status"] == "timed":
-            detail = f"{frames.duration(row['median'])} ± {frames.percent(row['spread'] / 2)}"
+            share = f"{frames.percent(row['share'])} · " if row["share"] == row["share"] else ""
+            detail = f"{share}{frames.duration(row['median'])} ± {frames.percent(row['spread'] / 2)}"
             cells.append(Cell(frames.number(row["rate"]), detail, float(row["rate"]) == best))
         else:
             skipped = str(row["reason"]).startswith("not timed")
