@@ -33,9 +33,10 @@ def unavailable() -> str | None:
     """Why nothing can be compiled here, or None."""
     if not _installed():
         return "Numba is not installed"
-    loaded = sys.modules.get("numba")
+    # While another thread imports it, it has no configuration yet.
+    loaded = getattr(sys.modules.get("numba"), "config", None)
     # The variable counts before the import of Numba, the configuration after it.
-    disabled = loaded.config.DISABLE_JIT if loaded else os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    disabled = loaded.DISABLE_JIT if loaded else os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
     return "NUMBA_DISABLE_JIT is set: its kernels would be interpreted" if disabled else None
 
 
@@ -68,7 +69,8 @@ def compiled(function: Any, args: tuple[Any, ...], dtype: str) -> Callable[..., 
         from numba import typeof
 
         start = perf_counter()
-        function.compile(tuple(typeof(argument) for argument in args))
+        with _threads.unforkable:
+            function.compile(tuple(typeof(argument) for argument in args))
         _log.info("compiled %s for %s in %.2f s", *key, perf_counter() - start)
         _compiled.add(key)
     return function  # type: ignore[no-any-return]

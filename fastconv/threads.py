@@ -209,3 +209,60 @@ def limit_blas(threads: int) -> None:
     import threadpoolctl
 
     threadpoolctl.ThreadpoolController().limit(limits=validate_threads(threads), user_api="blas")
+
+
+# -- Forks ------------------------------------------------------------------------------------------
+
+#: A fork waits at most so many seconds for what must not be forked.
+_FORK_WAITS = 60.0
+
+_door = threading.Condition()
+_inside = 0
+_forking = 0
+
+
+class _Unforkable:
+    """`with threads.unforkable:` around a call that a fork must wait for; the call waits for a fork likewise.
+
+    A child forked while another thread is inside OpenBLAS, or compiles with Numba, inherits their locks as they
+    are, held for ever: the first product there would hang.
+    """
+
+    def __enter__(self) -> None:
+        global _inside
+        with _door:
+            while _forking:
+                _door.wait()
+            _inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        global _inside
+        with _door:
+            _inside -= 1
+            if _forking:
+                _door.notify_all()
+
+
+unforkable = _Unforkable()
+
+
+def _before_fork() -> None:
+    global _forking
+    with _door:
+        _forking += 1
+        _door.wait_for(lambda: _inside == 0, _FORK_WAITS)
+
+
+def _after_fork_in_parent() -> None:
+    global _forking
+    with _door:
+        _forking -= 1
+        _door.notify_all()
+
+
+def _after_fork_in_child() -> None:
+    global _door, _inside, _forking
+    _door, _inside, _forking = threading.Condition(), 0, 0
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -7,6 +7,7 @@ slower than into memory used before), so arenas are kept and handed out again, t
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,15 @@ _lock = threading.Lock()
 _idle: list[np.ndarray] = []
 _in_use_bytes = 0
 _peak_bytes = 0
+
+
+def _in_forked_child() -> None:
+    """Nobody else is here: neither to give the lock back, nor what they had checked out."""
+    global _lock, _in_use_bytes
+    _lock, _in_use_bytes = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _allocate(nbytes: int) -> np.ndarray:

@@ -24,13 +24,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run slow, peers and browser tests too")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _compiles(item):
+            item.add_marker(pytest.mark.xdist_group("numba"))
     if config.getoption("--all"):
         return
     for item in items:
         for name in LATER:
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs in make test-all"))
+
+
+def _compiles(item: pytest.Item) -> bool:
+    """Whether a test runs a Numba kernel: under --dist loadgroup one process compiles them all, once."""
+    values = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return any(str(getattr(value, "name", value)).startswith("numba") for value in values)
 
 
 # -- The account of skips ---------------------------------------------------------------------------

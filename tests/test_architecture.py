@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
+from fastconv import conv, pool
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fastconv"
@@ -42,8 +43,8 @@ MAY_IMPORT = {
     "summary": {"nn", "models", "planner"},
     **{module: set() for module in SERVING},
 }
-#: Modules that an algorithm's file may share with others of its family: not algorithms themselves.
-SHARED_BY_ALGORITHMS = {"volumes", "taps", "correlation", "contraction", "tiles"}
+#: The files that the registries list; what else is in conv/ and pool/ may be shared by them.
+ALGORITHMS = {"conv": set(conv._FILES), "pool": set(pool._FILES)}
 KERNELS_MAY_IMPORT = {"numpy", "numba", "libc", "cython", "math", "struct", "llvmlite", "typing", "__future__"}
 #: Standard library modules of kernels/*/__init__.py, which loads kernels and computes nothing.
 LOADERS_MAY_IMPORT = {"collections", "functools", "importlib", "types", "typing"}
@@ -138,7 +139,7 @@ def _algorithm(module: str, name: str, target: list[str], own: str, at_top: bool
     found = []
     inner = target[2] if len(target) > 2 else ""
     myself = module.split(".")[2] if module.count(".") > 1 else ""
-    if target[1] == own and inner not in SHARED_BY_ALGORITHMS | {myself} and myself:
+    if target[1] in ALGORITHMS and inner in ALGORITHMS[target[1]] - {myself} and myself:
         found.append(f"{module} imports {name}: an algorithm never imports another")
     if (
         target[1] == "kernels"
@@ -251,7 +252,7 @@ def test_nothing_is_loaded_before_it_is_needed():
 ALGORITHM_FILES = [
     (name, file)
     for name, file in PYTHON
-    if name.startswith(("fastconv.conv.", "fastconv.pool.")) and name.split(".")[-1] not in SHARED_BY_ALGORITHMS
+    if name.split(".")[-1] in ALGORITHMS.get(name.split(".")[1] if "." in name else "", ())
 ]
 SECTIONS = (
     "unavailable", "refusal", "ready", "error", "cost", "workspace_bytes", "prepare_weight", "forward",

@@ -29,6 +29,7 @@ from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, dir
 from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
+from fastconv.threads import unforkable
 from fastconv.workspace import Scratch, aligned_bytes
 
 #: Measured on Zen 4 and Zen 5: the share of the FMA peak that NumPy's OpenBLAS (its AVX2 kernels) reaches.
@@ -342,7 +343,8 @@ def forward(
             if not _in_place(problem):
                 _make_columns(problem, part, input, columns)
             matrix, gathered_gknp = buffers.output(part, output)
-            np.matmul(weight_gk_crs[part.g], columns, out=matrix)
+            with unforkable:
+                np.matmul(weight_gk_crs[part.g], columns, out=matrix)
             if gathered_gknp is not None:
                 gathered_gknp[...] = matrix.reshape(gathered_gknp.shape)
     epilogue.apply(output, problem.channels_last)
@@ -367,7 +369,8 @@ def backward_input(
             if gathered_gknp is not None:
                 matrix.reshape(gathered_gknp.shape)[...] = gathered_gknp
             columns = buffers.columns(part, grad_input)
-            np.matmul(weight_g_crs_k[part.g], matrix, out=columns)
+            with unforkable:
+                np.matmul(weight_g_crs_k[part.g], matrix, out=columns)
             if not _in_place(problem):
                 _scatter_columns(problem, part, columns, grad_input)
     epilogue.apply(grad_input, problem.channels_last)
@@ -395,7 +398,8 @@ def backward_weight(
                 matrix.reshape(gathered_gknp.shape)[...] = gathered_gknp
             for k in _ranges(problem.group_out_channels, buffers.product_rows):
                 product = buffers.product[: matrix.shape[0], : k.stop - k.start]
-                np.matmul(matrix[:, k], columns.transpose(0, 2, 1), out=product)
+                with unforkable:
+                    np.matmul(matrix[:, k], columns.transpose(0, 2, 1), out=product)
                 grad_weight_gk_crs[part.g, k] += product
         if grad_bias is not None:
             _sum_bias(problem, grad_output, grad_bias)
