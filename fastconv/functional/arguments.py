@@ -208,7 +208,7 @@ def check_out(out: Any, shape: Ints, dtype: np.dtype, inputs: Sequence[np.ndarra
         raise InvalidProblem("out must be writable, got a read-only array")
     if _holds_an_element_twice(out):
         raise InvalidProblem(f"out must not hold an element twice, got strides {out.strides}")
-    if any(array is not None and np.may_share_memory(out, array, _OVERLAP_WORK) for array in inputs):
+    if any(array is not None and np.may_share_memory(out, array, _OVERLAP_WORK) for array in inputs):  # type: ignore[arg-type]
         raise InvalidProblem("out must not overlap an input")
     return out
 
