@@ -19,6 +19,9 @@ from fastconv.workspace import aligned_bytes
 
 #: Pixels of a block: enough that a block's weights are used often, few enough for its sums to stay in L2.
 BLOCK_PIXELS = 784
+#: Destination channels for which vectors run over pixels instead, half a vector of them at least; then a block has
+#: so many pixels of all channels.
+NARROW, NARROW_PIXELS = 4, 4096
 #: Products summed in registers before the sums are stored.
 BLOCK_REDUCTION = 576
 #: Bytes of a block's buffer and of its sums, which share an L2 cache with the weights.
@@ -37,7 +40,7 @@ class Correlation:
     tables: dict[str, np.ndarray]
     ranges: int  # of blocks of destination channels, over all groups
     blocks_per_range: int  # of pixels
-    range_bytes: int  # packed weights of a range
+    range_bytes: int  # packed weights of a range, of which several follow each other without a gap
     slot_bytes: int
     halo: bool  # some tap reads beyond the source
 
@@ -62,7 +65,8 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
     """The schedule of forward or grad_input."""
     forward = direction is Direction.FORWARD
     item_bytes = ITEM_BYTES[problem.dtype]
-    width = 2 * vector_bytes // item_bytes
+    lanes = vector_bytes // item_bytes
+    width = 2 * lanes
     # With a single output along an axis its stride says nothing; it may be 2^62.
     strides = tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
     one, steps = (1, 1), (strides[0], strides[1])
@@ -84,7 +88,8 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
     phases, taps = _phases((used[0], used[1]), forward)
     most_taps = max((phase[3] for phase in phases), default=1)
 
-    pixels = BLOCK_PIXELS
+    narrow = group_dest <= max(NARROW, lanes // 2)
+    pixels = max(BLOCK_PIXELS, NARROW_PIXELS // max(group_source, group_dest)) if narrow else BLOCK_PIXELS
     while pixels > 64 and pixels * width * group_source * most_taps > ITEM_MACS:
         pixels //= 2
     images, rows, columns = pixel_blocks(problem.batch, dest_steps, (dest[0], dest[1]), pixels)
@@ -125,7 +130,12 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
     range_blocks = even(blocks, most)
     while range_blocks > 1 and block_count * problem.groups * -(-blocks // range_blocks) < ITEMS:
         range_blocks = even(blocks, range_blocks - 1)
-    sums_offset = aligned_bytes(images * channels * plane * item_bytes)
+    sums_offset = aligned_bytes(images * channels * plane * item_bytes + vector_bytes)  # lines end in whole vectors
+    sum_bytes = range_blocks * sum_pixels * width * item_bytes
+    if narrow:
+        sum_bytes = len(phases) * images * group_dest * -(-rows * pitch // lanes) * vector_bytes
+    weight_width = group_dest if narrow else width
+    range_bytes = range_blocks * max(len(taps), 1) * group_source * weight_width * item_bytes
     fields = {
         "source_rows": source[0], "source_columns": source[1], "dest_rows": dest[0], "dest_columns": dest[1],
         "images": problem.batch, "group_source": group_source, "group_dest": group_dest,
@@ -137,7 +147,7 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
         "buffer_row_count": len(buffer_rows), "column_group_count": len(column_groups), "pitch": pitch,
         "phase_count": len(phases), "tap_count": len(taps),
         "covered": len(phases) == min(dest_steps[0], dest[0]) * min(dest_steps[1], dest[1]),
-        "sums_offset": sums_offset,
+        "sums_offset": sums_offset, "weight_width": weight_width, "narrow": narrow,
     }  # fmt: skip
     tables = {
         "buffer_rows": buffer_rows,
@@ -159,7 +169,7 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
         tables={name: np.ascontiguousarray(table, dtype=np.int64) for name, table in tables.items()},
         ranges=problem.groups * -(-blocks // range_blocks),
         blocks_per_range=block_count,
-        range_bytes=aligned_bytes(range_blocks * len(taps) * group_source * width * item_bytes),
-        slot_bytes=sums_offset + aligned_bytes(range_blocks * sum_pixels * width * item_bytes),
+        range_bytes=range_bytes,
+        slot_bytes=sums_offset + aligned_bytes(sum_bytes),
         halo=halo,
     )

@@ -32,7 +32,7 @@ from fastconv.conv.volumes import with_volumes
 from fastconv.kernels.cython import load
 from fastconv.machine import Machine, machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
-from fastconv.workspace import Scratch, aligned_bytes
+from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
@@ -85,15 +85,16 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
     schedule = correlation(problem, direction, vector_bytes)
     flags = aligned_bytes(8 * schedule.ranges)
     return (
-        flags + schedule.range_bytes + schedule.slot_bytes,
-        flags + schedule.ranges * schedule.range_bytes + threads * schedule.slot_bytes,
+        flags + aligned_bytes(schedule.range_bytes) + schedule.slot_bytes,
+        flags + aligned_bytes(schedule.ranges * schedule.range_bytes) + threads * schedule.slot_bytes,
     )
 
 
 def _share(scratch: Scratch, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
     """How many threads the granted scratch has slots for, and how many ranges at once beside them."""
-    threads = max(1, min(threads, MOST_THREADS, (scratch.free - range_bytes) // slot_bytes))
-    return threads, max(1, min(ranges, (scratch.free - threads * slot_bytes) // max(range_bytes, 1)))
+    threads = max(1, min(threads, MOST_THREADS, (scratch.free - aligned_bytes(range_bytes)) // slot_bytes))
+    left = (scratch.free - threads * slot_bytes) // ALIGNMENT * ALIGNMENT
+    return threads, max(1, min(ranges, left // max(range_bytes, 1)))
 
 
 def _steps(prefix: str, shape: tuple[int, ...], channels_last: bool) -> dict[str, int]:
@@ -137,7 +138,8 @@ def _correlate(
             weight_dest=k_step if forward else c_step, weight_source=c_step if forward else k_step,
             weight_group=problem.group_out_channels * k_step, first_range=first,
             **{name: fields[name] for name in (
-                "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count"
+                "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count",
+                "weight_width", "narrow",
             )},
         )  # fmt: skip
         pool.run(kernels.PACK[problem.dtype], task, ranges, threads)

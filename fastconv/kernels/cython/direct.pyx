@@ -15,8 +15,8 @@ at the end they get the epilogue and are transposed into the destination.
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.simd cimport (
-    FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, fill_row,
-    lanes, not_finite, real, tile, transpose)
+    FC_BYTES, FC_LINE_VECTORS, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, fill_row,
+    finish_line, lanes, line, not_finite, real, tile, transpose)
 
 cdef struct Correlation:
     # Addresses of the first element; steps in elements along image, channel, row and column; extents.
@@ -36,6 +36,8 @@ cdef struct Correlation:
     ptrdiff_t buffer_row_count, column_group_count, pitch, phase_count, tap_count
     size_t packed  # weights [range][block][phase][channel][tap][2 vectors], of the ranges from first_range on
     ptrdiff_t first_range
+    ptrdiff_t weight_width  # elements of a row of packed weights: 2 vectors; narrow: group_dest
+    ptrdiff_t narrow  # few destination channels: vectors run over pixels
     ptrdiff_t covered  # every pixel of the destination is reached by some tap
     ptrdiff_t exact  # take no product with a zero outside the source: it could be infinity times zero
     size_t scratch  # scratch_bytes for each slot: the buffer, and from sums_offset on the sums
@@ -206,7 +208,7 @@ cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, re
             vectors = 2 if left > lanes(sums) else 1
             for k in range(t.phase_count):
                 phase = <const ptrdiff_t *>t.phases + 4 * k
-                weights = (<const real *>t.packed + (b.weights + block) * t.tap_count * t.group_source * width
+                weights = (<const real *>t.packed + (b.weights + block) * t.tap_count * t.group_source * t.weight_width
                            + (phase[2] * t.group_source + channel * phase[3]) * vectors * lanes(sums))
                 if t.exact:
                     correlate_exactly(t, b, phase, vectors, buffer, channels, weights, sums + block * size)
@@ -217,6 +219,119 @@ cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, re
         store(t, b, b.first_block + block, sums + block * size)
 
 
+# -- Few destination channels: vectors run over pixels -----------------------------------------------
+#
+# Rows of the buffer are one behind the other, so a block is one line of pixels for each tap; what falls between two
+# rows is computed and never stored. Sums are [phase][image][channel][row][pitch].
+
+cdef void narrow_phase(const Correlation *t, const Block *b, const ptrdiff_t *phase, const real *buffer,
+                       ptrdiff_t channels, const real *weights, real *sums, ptrdiff_t room, int add) noexcept nogil:
+    """Add one phase's taps over `channels` to the sums of an image: every channel has room for `room` pixels."""
+    cdef ptrdiff_t vectors = ceil_div((b.rows - 1) * t.pitch + b.columns, lanes(sums)), tiles, done, few, rows, k = 0
+    cdef const ptrdiff_t *offsets = <const ptrdiff_t *>t.offsets + phase[2] * t.channel_block
+    while k < t.group_dest:
+        rows = ceil_div(t.group_dest - k, ceil_div(t.group_dest - k, 4))
+        tiles = ceil_div(vectors, FC_LINE_VECTORS(rows))
+        done = 0
+        while tiles > 0:
+            few = ceil_div(vectors - done, tiles)
+            line(rows, few, buffer + done * lanes(sums), offsets, channels * phase[3], weights + k, t.group_dest,
+                 sums + k * room + done * lanes(sums), room, add)
+            done += few
+            tiles -= 1
+        k += rows
+
+
+cdef void narrow_exactly(const Correlation *t, const Block *b, const ptrdiff_t *phase, const real *buffer,
+                         ptrdiff_t channels, const real *weights, real *sums, ptrdiff_t room) noexcept nogil:
+    """The same for the pixels alone whose source exists, tap by tap."""
+    cdef ptrdiff_t k, c, a, j, i, place
+    cdef const ptrdiff_t *tap
+    cdef real weight
+    for k in range(t.group_dest):
+        for c in range(channels):
+            for a in range(phase[3]):
+                tap = <const ptrdiff_t *>t.taps + 3 * (phase[2] + a)
+                weight = weights[(c * phase[3] + a) * t.group_dest + k]
+                place = (<const ptrdiff_t *>t.channel_offsets)[c] + tap[2]
+                for j in range(at_least(0, -tap[0] - b.row), at_most(b.rows, t.source_rows - tap[0] - b.row)):
+                    for i in range(at_least(0, -tap[1] - b.column),
+                                   at_most(b.columns, t.source_columns - tap[1] - b.column)):
+                        sums[k * room + j * t.pitch + i] += buffer[place + j * t.pitch + i] * weight
+
+
+cdef void store_narrow(const Correlation *t, const Block *b, const ptrdiff_t *phase, const real *sums, real bias,
+                       real *to) noexcept nogil:
+    """Finish and write one channel's pixels of a phase; `to` is the block's first pixel of the destination."""
+    cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
+    cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
+    cdef ptrdiff_t step = t.dest_step_w * t.dest_w, j, i
+    cdef real *row
+    cdef real x
+    for j in range(rows):
+        row = to + (j * t.dest_step_h + phase[0]) * t.dest_h + phase[1] * t.dest_w
+        if step == 1:
+            finish_line(sums + j * t.pitch, row, columns, bias, <int>t.relu)
+        else:
+            for i in range(columns):
+                x = sums[j * t.pitch + i] + bias
+                row[i * step] = 0 if t.relu and x < 0 else x
+
+
+cdef void fill_dest(const Correlation *t, const Block *b, real value, real *to) noexcept nogil:
+    """Give every pixel of a block one value."""
+    cdef ptrdiff_t rows = at_most(b.rows * t.dest_step_h, t.dest_rows - b.row * t.dest_step_h), h, w
+    cdef ptrdiff_t columns = at_most(b.columns * t.dest_step_w, t.dest_columns - b.column * t.dest_step_w)
+    for h in range(rows):
+        for w in range(columns):
+            to[h * t.dest_h + w * t.dest_w] = value
+
+
+cdef void finish_narrow(const Correlation *t, const Block *b, const real *sums, ptrdiff_t room) noexcept nogil:
+    """Write the block of all channels of the group."""
+    cdef ptrdiff_t n, k, p, channel
+    cdef real bias
+    cdef real *to
+    for n in range(b.images):
+        for k in range(t.group_dest):
+            channel = b.group * t.group_dest + k
+            bias = (<const real *>t.bias)[channel] if t.bias else 0
+            to = (<real *>t.dest + (b.image + n) * t.dest_n + channel * t.dest_c
+                  + b.row * t.dest_step_h * t.dest_h + b.column * t.dest_step_w * t.dest_w)
+            if not t.covered:
+                fill_dest(t, b, <real>0 if t.relu and bias < 0 else bias, to)
+            for p in range(t.phase_count):
+                store_narrow(t, b, <const ptrdiff_t *>t.phases + 4 * p,
+                             sums + ((p * t.image_block + n) * t.group_dest + k) * room, bias, to)
+
+
+cdef void correlate_narrow(const Correlation *t, const Block *b, real *buffer, real *sums) noexcept nogil:
+    """One work item."""
+    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch, channels, channel = 0, n, p
+    cdef ptrdiff_t room = ceil_div(t.row_block * t.pitch, lanes(sums)) * lanes(sums)
+    cdef const ptrdiff_t *phase
+    cdef const real *weights
+    cdef real *to
+    if t.exact:
+        memset(sums, 0, <size_t>(t.phase_count * t.image_block * t.group_dest * room) * sizeof(real))
+    while channel < t.group_source:
+        channels = at_most(t.channel_block, t.group_source - channel)
+        fill(t, b, channel, channels, buffer)
+        for p in range(t.phase_count):
+            phase = <const ptrdiff_t *>t.phases + 4 * p
+            weights = <const real *>t.packed + (b.weights * t.tap_count * t.group_source + phase[2] * t.group_source
+                                                + channel * phase[3]) * t.group_dest
+            for n in range(b.images):
+                to = sums + (p * t.image_block + n) * t.group_dest * room
+                if t.exact:
+                    narrow_exactly(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room)
+                else:
+                    narrow_phase(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room,
+                                 1 if channel > 0 else 0)
+        channel += channels
+    finish_narrow(t, b, sums, room)
+
+
 cdef void correlate(real *unit, CorrelationRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Correlation *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
@@ -225,7 +340,10 @@ cdef void correlate(real *unit, CorrelationRun *run, ptrdiff_t first, ptrdiff_t 
     cdef Block b
     for item in range(first, last):
         b = locate(unit, t, item)
-        correlate_block(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
+        if t.narrow:
+            correlate_narrow(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
+        else:
+            correlate_block(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
     fc_give_slot(&run.slots, slot)
 
 
@@ -242,7 +360,7 @@ cdef void correlate_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcep
 cdef struct Packing:
     size_t weight, packed
     ptrdiff_t weight_group, weight_dest, weight_source  # elements between groups, destination and source channels
-    ptrdiff_t group_source, group_dest, range_blocks, first_range
+    ptrdiff_t group_source, group_dest, range_blocks, first_range, weight_width, narrow
     size_t phases, tap_places  # as in Correlation; for each tap its place r * S + s
     ptrdiff_t phase_count, tap_count
     size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN; 0: nobody asks
@@ -251,7 +369,8 @@ cdef struct Packing:
 cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, real *to) noexcept nogil:
     """Write [phase][channel][tap][1 or 2 vectors] of `channels` destination channels, zeros beyond them."""
     cdef const ptrdiff_t *places = <const ptrdiff_t *>t.tap_places
-    cdef ptrdiff_t width = lanes(to) * (2 if channels > lanes(to) else 1), p, c, tap, first, count
+    cdef ptrdiff_t width = channels if t.narrow else lanes(to) * (2 if channels > lanes(to) else 1)
+    cdef ptrdiff_t p, c, tap, first, count
     cdef const ptrdiff_t *phase
     cdef const real *source
     if channels < width:
@@ -280,7 +399,7 @@ cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, r
 
 cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     """An item is one range of blocks of destination channels."""
-    cdef ptrdiff_t width = 2 * lanes(unit), item, group, block, i, size = t.tap_count * t.group_source * width
+    cdef ptrdiff_t width = 2 * lanes(unit), item, group, block, i, size = t.tap_count * t.group_source * t.weight_width
     cdef ptrdiff_t blocks = ceil_div(t.group_dest, width), ranges = ceil_div(blocks, t.range_blocks)
     cdef real *to
     cdef bint odd
@@ -294,7 +413,7 @@ cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) no
                 t, <const real *>t.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
                 at_most(width, t.group_dest - (block + i) * width), to)
             if t.not_finite:
-                odd |= not_finite(to, size if t.group_dest - (block + i) * width > lanes(to) else size // 2)
+                odd |= not_finite(to, size if t.narrow or t.group_dest - (block + i) * width > lanes(to) else size // 2)
         if t.not_finite:
             (<ptrdiff_t *>t.not_finite)[item] = odd
 

@@ -35,6 +35,13 @@
 #define FC_EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
 
+/* Vectors of the line tile, for 1 to 4 rows: sums and the vectors of x fit the registers. */
+#if FC_BYTES == 64
+#define FC_LINE_VECTORS(ROWS) ((ROWS) <= 2 ? 8 : 6)
+#else
+#define FC_LINE_VECTORS(ROWS) ((ROWS) == 1 ? 8 : (ROWS) == 2 ? 4 : (ROWS) == 3 ? 3 : 2)
+#endif
+
 #define FC_INLINE static inline __attribute__((always_inline))
 
 /* Lists of lanes, for constant shuffles. */
@@ -152,6 +159,49 @@ static inline void FC_(fc_tile)(ptrdiff_t rows, int vectors, const FC_REAL *a, c
 #undef FC_CASE
 }
 
+/* -- The line tile ----------------------------------------------------------------------------------------
+ * c[i][:] (+)= sum over l < count of b[l * b_step + i] * x[offsets[l]:], for i < rows <= 4 and vectors <=
+ * FC_LINE_VECTORS(rows) whole vectors: the other way round, for few rows that are long.
+ */
+FC_INLINE void FC_(fc_line_of)(const int rows, const int vectors, const FC_REAL *x, const ptrdiff_t *offsets,
+                               ptrdiff_t count, const FC_REAL *b, ptrdiff_t b_step, FC_REAL *c,
+                               ptrdiff_t c_step, int add) {
+    FC_(fc_vector) sums[4][8] = {{{0}}};
+#pragma GCC unroll 1
+    for (ptrdiff_t l = 0; l < count; l++) {
+        const FC_REAL *from = x + offsets[l];
+        FC_(fc_vector) values[8];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) values[v] = FC_(fc_load)(from + v * FC_LANES);
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sums[i][v] += b[i] * values[v];
+        b += b_step;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            FC_REAL *to = c + i * c_step + v * FC_LANES;
+            FC_(fc_store)(to, add ? FC_(fc_load)(to) + sums[i][v] : sums[i][v]);
+        }
+}
+
+static inline void FC_(fc_line)(ptrdiff_t rows, ptrdiff_t vectors, const FC_REAL *x, const ptrdiff_t *offsets,
+                                ptrdiff_t count, const FC_REAL *b, ptrdiff_t b_step, FC_REAL *c,
+                                ptrdiff_t c_step, int add) {
+#define FC_CASE(R, V)                                                                                   \
+    case 8 * R + V - 1:                                                                                 \
+        FC_(fc_line_of)(R, V <= FC_LINE_VECTORS(R) ? V : 1, x, offsets, count, b, b_step, c, c_step, add); \
+        break;
+#define FC_CASES(R) \
+    FC_CASE(R, 1) FC_CASE(R, 2) FC_CASE(R, 3) FC_CASE(R, 4) FC_CASE(R, 5) FC_CASE(R, 6) FC_CASE(R, 7) FC_CASE(R, 8)
+    switch (8 * (int)rows + (int)vectors - 1) { FC_CASES(1) FC_CASES(2) FC_CASES(3) FC_CASES(4) }
+#undef FC_CASES
+#undef FC_CASE
+}
+
 /* -- Transposes ------------------------------------------------------------------------------------------- */
 
 /* Swaps the off-diagonal blocks of D x D lanes in each pair of rows D apart. */
@@ -218,6 +268,14 @@ static inline void FC_(fc_transpose_all)(const FC_REAL *from, ptrdiff_t from_ste
         for (ptrdiff_t i = 0; i < n; i += FC_LANES)
             FC_(fc_transpose_block)(from + i * from_step + j, from_step, to + j * to_step + i, to_step,
                                     n - i < FC_LANES ? n - i : FC_LANES, m - j < FC_LANES ? m - j : FC_LANES);
+}
+
+/* to[i] = from[i] + bias, then the activation, for i < n. */
+static inline void FC_(fc_finish)(const FC_REAL *from, FC_REAL *to, ptrdiff_t n, FC_REAL bias, int relu) {
+    for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
+        FC_(fc_vector) x = FC_(fc_load_some)(from + i, n - i) + bias;
+        FC_(fc_store_some)(to + i, relu ? FC_(fc_relu)(x) : x, n - i);
+    }
 }
 
 /* Whether any of n elements is an infinity or NaN. */

@@ -19,6 +19,13 @@ cdef extern from "simd.h" nogil:
                               ptrdiff_t n, ptrdiff_t m)
     void fc_transpose_all_f64(const double *source, ptrdiff_t source_step, double *to, ptrdiff_t to_step,
                               ptrdiff_t n, ptrdiff_t m)
+    ptrdiff_t FC_LINE_VECTORS(ptrdiff_t rows)
+    void fc_line_f32(ptrdiff_t rows, ptrdiff_t vectors, const float *x, const ptrdiff_t *offsets, ptrdiff_t count,
+                     const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
+    void fc_line_f64(ptrdiff_t rows, ptrdiff_t vectors, const double *x, const ptrdiff_t *offsets, ptrdiff_t count,
+                     const double *b, ptrdiff_t b_step, double *c, ptrdiff_t c_step, int add)
+    void fc_finish_f32(const float *source, float *to, ptrdiff_t n, float bias, int relu)
+    void fc_finish_f64(const double *source, double *to, ptrdiff_t n, double bias, int relu)
     int fc_not_finite_f32(const float *x, ptrdiff_t n)
     int fc_not_finite_f64(const double *x, ptrdiff_t n)
     void fc_epilogue_f32(float *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const float *bias, int relu)
@@ -45,6 +52,23 @@ cdef inline void tile(ptrdiff_t rows, int vectors, const real *a, const ptrdiff_
         fc_tile_f32(rows, vectors, a, offsets, count, b, b_step, c, c_step, add)
     else:
         fc_tile_f64(rows, vectors, a, offsets, count, b, b_step, c, c_step, add)
+
+
+cdef inline void line(ptrdiff_t rows, ptrdiff_t vectors, const real *x, const ptrdiff_t *offsets, ptrdiff_t count,
+                      const real *b, ptrdiff_t b_step, real *c, ptrdiff_t c_step, int add) noexcept nogil:
+    """c[i][:] (+)= sum over l of b[l * b_step + i] * x[offsets[l]:], in whole vectors: the line tile of simd.h."""
+    if real is float:
+        fc_line_f32(rows, vectors, x, offsets, count, b, b_step, c, c_step, add)
+    else:
+        fc_line_f64(rows, vectors, x, offsets, count, b, b_step, c, c_step, add)
+
+
+cdef inline void finish_line(const real *source, real *to, ptrdiff_t n, real bias, int relu) noexcept nogil:
+    """to[i] = relu(source[i] + bias) for i < n."""
+    if real is float:
+        fc_finish_f32(source, to, n, bias, relu)
+    else:
+        fc_finish_f64(source, to, n, bias, relu)
 
 
 cdef inline void transpose(const real *source, ptrdiff_t source_step, real *to, ptrdiff_t to_step,

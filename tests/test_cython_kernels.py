@@ -1,0 +1,179 @@
+"""The compiled kernels at every instruction set that this machine runs, around the borders of their tiles.
+
+The conformance suite holds cython_tiled to the oracle at the best instruction set; here are the other ones, the sizes
+at which register tiles, vectors and blocks end, and the paths that only certain values or shapes take.
+"""
+
+import numpy as np
+import pytest
+
+from fastconv.algorithm import Direction, Epilogue
+from fastconv.conv import cython_tiled as conv
+from fastconv.kernels.cython import built, load
+from fastconv.machine import machine
+from fastconv.pool import cython_tiled as pool
+from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.workspace import Scratch
+from tests import oracle
+from tests.checks import assert_close, assert_same_numbers
+from tests.problems import conv_operands, integers, pool_input
+
+LEVELS = [level for level in machine().levels if level in built.LEVELS]
+pytestmark = pytest.mark.skipif(conv.unavailable() is not None, reason="the extensions are not built")
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    monkeypatch.setattr(conv, "_kernels", lambda name: load(name, (request.param,)))
+    monkeypatch.setattr(pool, "_kernels", lambda: load("pool", (request.param,)))
+    return request.param
+
+
+def poisoned(nbytes, byte=0xA5):
+    memory = np.full(nbytes + 64, byte, np.uint8)
+    start = -memory.ctypes.data % 64
+    return Scratch(memory[start : start + nbytes])
+
+
+def run(module, direction, problem, *operands, shape, threads=2, epilogue=(), byte=0xA5):
+    """One direction of cython_tiled into a result of NaN, on scratch of `byte`."""
+    algorithm = module.ALGORITHMS[0]
+    result = np.full(shape, np.nan, problem.dtype)
+    _, best = algorithm.workspace_bytes(problem, direction, threads)
+    arguments = (*operands, result, *epilogue, poisoned(best, byte), threads)
+    algorithm.direction(direction)(problem, *arguments)
+    return result
+
+
+def check_convolution(problem, threads=2):
+    """All three directions equal the oracle, whatever the scratch held."""
+    data = conv_operands(problem)
+    x, w, b, dy = data["input"], data["weight"], data["bias"], data["grad_output"]
+    expected = oracle.conv_forward(problem, x, w, b).clip(0).astype(problem.dtype)
+    actual = run(conv, Direction.FORWARD, problem, x, w, shape=problem.output_shape, threads=threads,
+                 epilogue=(Epilogue(b, "relu"),))  # fmt: skip
+    assert_same_numbers(actual, expected, f"{problem} forward")
+    for byte in (0xA5, 0xFF):  # 0xFF is NaN
+        actual = run(conv, Direction.BACKWARD_INPUT, problem, dy, w, shape=problem.input_shape, threads=threads,
+                     epilogue=(Epilogue(),), byte=byte)  # fmt: skip
+        expected = oracle.conv_backward_input(problem, dy, w).astype(problem.dtype)
+        assert_same_numbers(actual, expected, f"{problem} backward_input")
+    bias = np.full(problem.out_channels, np.nan, problem.dtype)
+    actual = run(conv, Direction.BACKWARD_WEIGHT, problem, dy, x, shape=problem.weight_shape, threads=threads,
+                 epilogue=(bias,))  # fmt: skip
+    assert_same_numbers(actual, oracle.conv_backward_weight(problem, dy, x).astype(problem.dtype), f"{problem} weight")
+    assert_same_numbers(bias, oracle.conv_backward_bias(problem, dy).astype(problem.dtype), f"{problem} bias")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [1, 2, 5, 6, 7, 12, 13, 14, 15, 16, 17, 28, 29, 33])
+def test_rows_of_every_length(level, dtype, columns):
+    """Row lengths around the tile's 6 and 14 pixels, vectors of 2 to 16 lanes."""
+    check_convolution(ConvProblem(dtype, 2, 3, (3, columns), 5, (2, 2), pads=((1, 0), (0, 1))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7, 8, 9, 13, 14, 15, 16, 17, 31, 32, 33, 65])
+def test_channels_of_every_count(level, dtype, channels):
+    """Channel counts around one and two vectors, and around the tiles of grad_weight; both ways round."""
+    check_convolution(ConvProblem(dtype, 1, channels, (4, 5), 6, (3, 2), (2, 1), ((1, 1), (1, 0))))
+    check_convolution(ConvProblem(dtype, 1, 6, (4, 5), channels, (3, 2), (1, 2), ((1, 1), (1, 0))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"in_channels": 2, "in_size": (3, 1100), "out_channels": 3, "kernel": (1, 3)},  # blocks of columns
+        {"in_channels": 4, "in_size": (60, 31), "out_channels": 6, "kernel": (3, 3), "pads": ((1, 1), (1, 1))},
+        {"in_channels": 700, "in_size": (2, 3), "out_channels": 3, "kernel": (1, 1)},  # blocks of channels
+        {"in_channels": 80, "in_size": (4, 4), "out_channels": 40, "kernel": (3, 3), "pads": ((1, 1), (1, 1))},
+        {"in_channels": 6, "in_size": (9, 70), "out_channels": 6, "kernel": (3, 3), "groups": 6, "stride": (2, 3)},
+        {"in_channels": 8, "in_size": (70, 70), "out_channels": 8, "kernel": (3, 3), "groups": 4, "batch": 3},
+        {
+            "in_channels": 3,
+            "in_size": (20, 40),
+            "out_channels": 20,
+            "kernel": (2, 2),
+            "dilation": (9, 30),
+        },  # no merging
+        {"in_channels": 20, "in_size": (9, 9), "out_channels": 20, "kernel": (1, 1), "stride": (4, 4), "batch": 17},
+        {"in_channels": 20, "in_size": (5, 5), "out_channels": 34, "kernel": (3, 3), "stride": (2, 2), "batch": 40},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_more_than_one_block(level, dtype, problem, channels_last):
+    check_convolution(ConvProblem(dtype, **{"batch": 1, **problem}, channels_last=channels_last), threads=3)
+
+
+THREADED = [
+    ConvProblem("float32", 3, 20, (30, 31), 70, (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ConvProblem("float64", 2, 8, (33, 30), 8, (3, 3), (2, 2), ((1, 1), (1, 1)), groups=8),
+    ConvProblem("float32", 2, 3, (40, 40), 24, (5, 5), (2, 2), ((2, 2), (2, 2))),
+]
+
+
+@pytest.mark.parametrize("problem", THREADED, ids=str)
+def test_the_same_bits_on_any_number_of_threads(level, problem):
+    rng = np.random.default_rng(1)
+    x, w, dy = (
+        rng.standard_normal(shape).astype(problem.dtype)
+        for shape in (problem.input_shape, problem.weight_shape, problem.output_shape)
+    )
+    for direction, first, second, shape, last in (
+        (Direction.FORWARD, x, w, problem.output_shape, Epilogue()),
+        (Direction.BACKWARD_INPUT, dy, w, problem.input_shape, Epilogue()),
+        (Direction.BACKWARD_WEIGHT, dy, x, problem.weight_shape, None),
+    ):
+        results = [
+            run(conv, direction, problem, first, second, shape=shape, threads=threads, epilogue=(last,)).tobytes()
+            for threads in (1, 2, 3, 16)
+        ]
+        assert len(set(results)) == 1, f"{problem} {direction}"
+
+
+@pytest.mark.parametrize("channels", [2, 40])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite_meet_no_zeros_beyond_grad_output(level, channels, stride, value):
+    """The path tap by tap, for few and for many input channels."""
+    problem = ConvProblem("float32", 2, channels, (7, 9), 3, (3, 3), stride, ((2, 1), (1, 2)))
+    data = conv_operands(problem)
+    weight = data["weight"].copy()
+    weight[1, 0, 0, 1] = weight[2, 1, 2, 2] = value
+    with np.errstate(all="ignore"):
+        expected = oracle.conv_backward_input(problem, data["grad_output"], weight).astype(problem.dtype)
+    actual = run(conv, Direction.BACKWARD_INPUT, problem, data["grad_output"], weight, shape=problem.input_shape,
+                 epilogue=(Epilogue(),))  # fmt: skip
+    assert np.isfinite(actual).any()
+    assert_same_numbers(actual, expected)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 2100])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_pooled_rows_of_every_length(level, kind, dtype, columns, step):
+    """Rows around vectors of 2 to 16 lanes and blocks of 1,024 outputs; values with many ties."""
+    problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, 3), (2, step), ((1, 1), (1, 1)), ceil_mode=True)
+    x = pool_input(problem)
+    dy = integers("upstream", problem.output_shape, dtype, 8)
+    algorithm, output = pool.ALGORITHMS[0], np.full(problem.output_shape, np.nan, dtype)
+    _, best = algorithm.workspace_bytes(problem, Direction.FORWARD, 2)
+    grad = np.full(problem.input_shape, np.nan, dtype)
+    if kind == "max":
+        expected = oracle.max_forward(problem, x)
+        where = np.full(problem.output_shape, -1, np.int64)
+        algorithm.forward(problem, x, output, where, poisoned(best), 2)
+        assert_same_numbers(output, expected.values.astype(dtype))
+        assert (where == expected.indices).all()
+        without = run(pool, Direction.FORWARD, problem, x, shape=problem.output_shape, epilogue=(None,))
+        assert_same_numbers(without, expected.values.astype(dtype), "without indices")
+        algorithm.backward_input(problem, dy, x, None, grad, poisoned(best), 2)
+        assert_same_numbers(grad, oracle.max_backward(problem, dy, expected.indices).astype(dtype))
+    else:
+        algorithm.forward(problem, x, output, None, poisoned(best), 2)
+        assert_close(output, oracle.avg_forward(problem, x), 1e-6, dtype=problem.dtype)
+        algorithm.backward_input(problem, dy, None, None, grad, poisoned(best), 2)
+        assert_close(grad, oracle.avg_backward(problem, dy), 1e-6, dtype=problem.dtype)
