@@ -46,7 +46,7 @@ def _kernels(name: str) -> Any:
 @cache
 def unavailable() -> str | None:
     try:
-        _kernels("direct"), _kernels("gradient")
+        _kernels("direct"), _kernels("pack"), _kernels("gradient")
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -120,7 +120,7 @@ def _correlate(
     threads: int,
 ) -> None:
     """Pack the weights of as many destination channels as the scratch holds, gather those, and so on."""
-    kernels = _kernels("direct")
+    kernels, packing = _kernels("direct"), _kernels("pack")
     schedule = correlation(problem, direction, kernels.VECTOR_BYTES)
     fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
     window = weight_kcrs.shape[2] * weight_kcrs.shape[3]
@@ -132,7 +132,7 @@ def _correlate(
     slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
     for first in range(0, schedule.ranges, at_once):
         ranges = min(at_once, schedule.ranges - first)
-        task = kernels.packing_task(
+        task = packing.packing_task(
             weight=_address(weight_kcrs), packed=_address(packed),
             not_finite=0 if forward or not schedule.halo else _address(flags),
             weight_dest=k_step if forward else c_step, weight_source=c_step if forward else k_step,
@@ -142,7 +142,7 @@ def _correlate(
                 "weight_width", "narrow",
             )},
         )  # fmt: skip
-        pool.run(kernels.PACK[problem.dtype], task, ranges, threads)
+        pool.run(packing.PACK[problem.dtype], task, ranges, threads)
         exact = not forward and schedule.halo and bool(flags[:ranges].any())
         task = kernels.correlation_task(
             source=_address(source), dest=_address(dest), packed=_address(packed), first_range=first,
