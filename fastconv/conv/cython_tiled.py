@@ -19,6 +19,7 @@ what lies beyond grad_output never meet them.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -34,6 +35,9 @@ from fastconv.machine import Machine, machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
 from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 
+#: Output channels of a group for which grad_weight is summed in vectors of pixels; multiply-accumulates of an item
+#: between two looks at the signals.
+FEW_OUTPUTS, RUN_MACS = 4, 50_000_000
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
 
@@ -46,7 +50,7 @@ def _kernels(name: str) -> Any:
 @cache
 def unavailable() -> str | None:
     try:
-        _kernels("direct"), _kernels("pack"), _kernels("gradient")
+        _kernels("direct"), _kernels("pack"), _kernels("gradient"), _kernels("dots")
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -76,6 +80,10 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
         return 0, 0
     threads = min(threads, MOST_THREADS)
     vector_bytes = _kernels("direct").VECTOR_BYTES
+    if direction is Direction.BACKWARD_WEIGHT and _by_dots(problem):
+        slot_bytes = correlation(problem, Direction.FORWARD, vector_bytes).slot_bytes
+        sums_bytes = _dots_bytes(problem)
+        return sums_bytes + slot_bytes, sums_bytes + threads * slot_bytes
     if direction is Direction.BACKWARD_WEIGHT:
         sums = contraction(problem, vector_bytes)
         return (
@@ -88,6 +96,16 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
         flags + aligned_bytes(schedule.range_bytes) + schedule.slot_bytes,
         flags + aligned_bytes(schedule.ranges * schedule.range_bytes) + threads * schedule.slot_bytes,
     )
+
+
+def _by_dots(problem: ConvProblem) -> bool:
+    """Whether grad_weight has too few output channels in a group to fill vectors with them."""
+    return problem.group_out_channels <= FEW_OUTPUTS
+
+
+def _dots_bytes(problem: ConvProblem) -> int:
+    """Sums of grad_weight and grad_bias in float64."""
+    return aligned_bytes(8 * math.prod(problem.weight_shape)) + aligned_bytes(8 * problem.out_channels)
 
 
 def _share(scratch: Scratch, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
@@ -179,6 +197,40 @@ def backward_input(
     _correlate(problem, Direction.BACKWARD_INPUT, grad_output, weight, grad_input, epilogue, scratch, threads)
 
 
+def _backward_weight_by_dots(
+    problem: ConvProblem,
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    grad_weight: np.ndarray,
+    grad_bias: np.ndarray | None,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    kernels = _kernels("dots")
+    schedule = correlation(problem, Direction.FORWARD, _kernels("direct").VECTOR_BYTES)
+    sums, bias_sums = scratch.take(grad_weight.shape, np.float64), scratch.take((problem.out_channels,), np.float64)
+    threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.slot_bytes))
+    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
+    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
+    del fields["tap_places"]
+    macs = problem.macs // (problem.in_channels * schedule.blocks_per_range)
+    at_once = max(1, RUN_MACS // max(macs, 1))
+    for first in range(0, schedule.blocks_per_range, at_once):
+        task = kernels.dots_task(
+            first, min(first + at_once, schedule.blocks_per_range),
+            source=_address(input), dest=_address(grad_output), packed=_address(sums),
+            bias=0 if grad_bias is None else _address(bias_sums), first_range=0, relu=0, exact=0,
+            scratch=_address(slots), scratch_bytes=schedule.slot_bytes, **fields,
+            **_steps("source", input.shape, problem.channels_last),
+            **_steps("dest", grad_output.shape, problem.channels_last),
+        )  # fmt: skip
+        pool.run(kernels.DOTS[problem.dtype], task, problem.in_channels, threads)
+    with np.errstate(all="ignore"):
+        np.copyto(grad_weight, sums, casting="same_kind")
+        if grad_bias is not None:
+            np.copyto(grad_bias, bias_sums, casting="same_kind")
+
+
 def backward_weight(
     problem: ConvProblem,
     grad_output: np.ndarray,
@@ -189,6 +241,9 @@ def backward_weight(
     threads: int,
 ) -> None:
     """Sum up as many items as the scratch holds over all pixels, write them, and so on."""
+    if _by_dots(problem):
+        _backward_weight_by_dots(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
+        return
     kernels = _kernels("gradient")
     schedule = contraction(problem, kernels.VECTOR_BYTES)
     bias_sums = scratch.take((schedule.bias_bytes,), np.uint8)

@@ -19,6 +19,10 @@ cdef extern from "simd.h" nogil:
                               ptrdiff_t n, ptrdiff_t m)
     void fc_transpose_all_f64(const double *source, ptrdiff_t source_step, double *to, ptrdiff_t to_step,
                               ptrdiff_t n, ptrdiff_t m)
+    void fc_dots_f32(const float *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const float *y,
+                     ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
+    void fc_dots_f64(const double *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const double *y,
+                     ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
     ptrdiff_t FC_LINE_VECTORS(ptrdiff_t rows)
     void fc_line_f32(ptrdiff_t rows, ptrdiff_t vectors, const float *x, const ptrdiff_t *offsets, ptrdiff_t count,
                      const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
@@ -69,6 +73,15 @@ cdef inline void finish_line(const real *source, real *to, ptrdiff_t n, real bia
         fc_finish_f32(source, to, n, bias, relu)
     else:
         fc_finish_f64(source, to, n, bias, relu)
+
+
+cdef inline void dots(const real *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const real *y,
+                      ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) noexcept nogil:
+    """sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i]."""
+    if real is float:
+        fc_dots_f32(x, places, taps, x_step, y, y_step, rows, columns, sums)
+    else:
+        fc_dots_f64(x, places, taps, x_step, y, y_step, rows, columns, sums)
 
 
 cdef inline void transpose(const real *source, ptrdiff_t source_step, real *to, ptrdiff_t to_step,
