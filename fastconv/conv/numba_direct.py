@@ -41,6 +41,12 @@ PEAK_SHARE = 0.6
 #: Measured: seconds to copy an element into a plane, and into a window.
 SECONDS_PER_COPY = {Direction.FORWARD: 0.4e-9, Direction.BACKWARD_INPUT: 0.4e-9, Direction.BACKWARD_WEIGHT: 1e-9}
 
+#: Measured: how much longer a term takes with fewer than four result channels.
+FEW_CHANNELS = 2
+
+#: Measured: seconds to store a result; and to find the window of one position, once for every work item.
+SECONDS_PER_RESULT, SECONDS_PER_WINDOW = 0.7e-9, 50e-9
+
 #: Measured: seconds of a call, by several threads.
 SECONDS_PER_CALL = 60e-6
 
@@ -58,20 +64,20 @@ def ready(problem: ConvProblem, direction: Direction) -> bool:
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
     rate = PEAK_SHARE * machine.peak_flops(problem.dtype)
     if direction is Direction.BACKWARD_WEIGHT:
-        split = gradient_split(problem)
+        split, positions = gradient_split(problem), _positions(problem)
         items = problem.groups * split.term_blocks * split.channel_blocks
-        macs = items * split.term_pitch * split.channel_block * _positions(problem)
-        macs *= 1 if problem.group_out_channels >= 4 else 3
-        copied = items * split.term_block * _positions(problem)
+        macs, channels = items * split.term_pitch * split.channel_block * positions, split.channel_block
+        copied = items * split.term_block * positions
+        seconds = items * positions * SECONDS_PER_WINDOW
     else:
         layout = correlation_layout(problem, direction)
         items = problem.batch * problem.groups * layout.row_tiles * layout.col_tiles * layout.blocks
         run = (layout.rows.tile - 1) * layout.pitch + layout.cols.tile + 48  # 48: what a short run wastes
-        macs = items * layout.block * run * layout.terms * (1 if layout.result_channels >= 4 else 3)
+        macs, channels = items * layout.block * run * layout.terms, layout.result_channels
         copied = items * layout.plane_size * layout.planes * layout.source_channels
-    used = max(1, min(threads, items))
-    seconds = 2 * macs / rate + copied * SECONDS_PER_COPY[direction]
-    return SECONDS_PER_CALL + seconds / used + problem.bytes / machine.copy_bandwidth
+        seconds = items * layout.block * layout.rows.tile * layout.cols.tile * layout.results * SECONDS_PER_RESULT
+    seconds += 2 * macs / rate * (1 if channels >= 4 else FEW_CHANNELS) + copied * SECONDS_PER_COPY[direction]
+    return SECONDS_PER_CALL + seconds / max(1, min(threads, items)) + problem.bytes / machine.copy_bandwidth
 
 
 def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
