@@ -73,7 +73,7 @@ def _by_window(problem: PoolProblem) -> bool:
         or max(problem.kernel) > MOST_TAPS
         or problem.out_size[1] < FEWEST_OUTPUTS
         or problem.stride[1] > MOST_STRIDE
-        or problem.in_size[1] >= 2**30
+        or problem.in_size[1] >= 2**20
     )
 
 
@@ -113,6 +113,8 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> tuple[dict[str, int], 
     pooled = 0 if by_window else aligned_bytes(row_bytes)
     starts = pooled + (pooled_bytes if problem.kind == "avg" else 2 * pooled_bytes)
     found = starts + (0 if by_window else aligned_bytes(2 * pitch * item_bytes))
+    # Backward: a block's maxima and their indices, or a row of gradients and what they spread over.
+    spread = 0 if by_window else (problem.out_size[1] * (1 + steps[1]) + problem.kernel[1]) * item_bytes
     fields = {
         "maximum": problem.kind == "max", "channels": problem.channels,
         "input_rows": problem.in_size[0], "input_columns": problem.in_size[1],
@@ -126,7 +128,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> tuple[dict[str, int], 
         "buffer_row_count": len(arrays["buffer_rows"]), "column_group_count": len(arrays["column_groups"]),
         "group_pitch": group_pitch, "pitch": pitch,
         "pooled_offset": pooled, "labels_offset": pooled + pooled_bytes, "starts_offset": starts,
-        "found_offset": found, "scratch_bytes": found + aligned_bytes(16 * rows * columns),
+        "found_offset": found, "scratch_bytes": found + aligned_bytes(max(16 * rows * columns, spread)),
     }  # fmt: skip
     return fields, arrays
 

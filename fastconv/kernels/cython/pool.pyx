@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.simd cimport (
-    FC_BYTES, at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, max_labels, max_taps, real,
+    FC_BYTES, add_into, at_least, at_most, ceil_div, copy_strided, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, max_labels, max_taps, real,
     sum_run, sum_taps)
 
 cdef struct Pooling:
@@ -154,14 +154,8 @@ cdef void fill_row(const Pooling *t, const Block *b, const real *row, real *to) 
         last = at_least(at_most(ceil_div(t.input_columns - column, t.step_w), t.group_pitch), first)
         for i in range(first):
             to[i] = outside
-        if t.step_w == 1:
-            memcpy(to + first, row + column + first, <size_t>(last - first) * sizeof(real))
-        elif t.step_w == 2:
-            for i in range(first, last):
-                to[i] = row[column + i * 2]
-        else:
-            for i in range(first, last):
-                to[i] = row[column + i * t.step_w]
+        if last > first:
+            copy_strided(to + first, row + column + first * t.step_w, t.step_w, last - first)
         for i in range(last, t.group_pitch):
             to[i] = outside
         to += t.group_pitch
@@ -348,7 +342,7 @@ cdef void maximum_backward(const Pooling *t, const real *grad, const real *value
         scatter(t, &b, grad, found, t.column_block, 1, plane)
 
 
-cdef void average_backward(const Pooling *t, const real *grad, real *plane) noexcept nogil:
+cdef void average_backward_by_window(const Pooling *t, const real *grad, real *plane) noexcept nogil:
     cdef ptrdiff_t p, q, r, r_end, s, s_first, s_end, top, left
     cdef real share
     cdef real *row
@@ -363,6 +357,26 @@ cdef void average_backward(const Pooling *t, const real *grad, real *plane) noex
                 row = plane + (top + r) * t.input_h + left * t.input_w
                 for s in range(s_first, s_end):
                     row[s * t.input_w] += share
+
+
+cdef void average_backward(const Pooling *t, const real *grad, real *shares, real *plane) noexcept nogil:
+    """Spread a row of shares along the row, padding included, then add what is inside to the rows of its windows."""
+    cdef real *spread = shares + t.columns
+    cdef ptrdiff_t width = (t.columns - 1) * t.step_w + t.kernel_w, p, q, r, r_end, s, top
+    for p in range(t.rows):
+        memcpy(shares, grad + p * t.output_h, <size_t>t.columns * sizeof(real))
+        divide_row(t, p, 0, t.columns, shares)
+        memset(spread, 0, <size_t>width * sizeof(real))
+        for s in range(t.kernel_w):
+            if t.step_w == 1:
+                add_into(spread + s, shares, t.columns)
+            else:
+                for q in range(t.columns):
+                    spread[q * t.step_w + s] += shares[q]
+        top = p * t.step_h - t.low_h
+        inside(top, t.kernel_h, 1, t.input_rows, &r, &r_end)
+        for r in range(r, r_end):
+            add_into(plane + (top + r) * t.input_h, spread + t.low_w, at_most(t.input_columns, width - t.low_w))
 
 
 cdef void backward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -381,8 +395,11 @@ cdef void backward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last)
                 t, <const real *>t.output + output, <const real *>t.values + input if t.values else NULL,
                 <const int64_t *>t.indices + output if t.indices else NULL,
                 <char *>t.scratch + slot * t.scratch_bytes, plane)
+        elif t.by_window:
+            average_backward_by_window(t, <const real *>t.output + output, plane)
         else:
-            average_backward(t, <const real *>t.output + output, plane)
+            average_backward(t, <const real *>t.output + output,
+                             <real *>(<char *>t.scratch + slot * t.scratch_bytes + t.found_offset), plane)
     fc_give_slot(&run.slots, slot)
 
 

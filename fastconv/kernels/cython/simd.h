@@ -49,8 +49,15 @@
 #define FC_LIST_4(M, D) FC_LIST_2(M, D), M(2, D), M(3, D)
 #define FC_LIST_8(M, D) FC_LIST_4(M, D), M(4, D), M(5, D), M(6, D), M(7, D)
 #define FC_LIST_16(M, D) FC_LIST_8(M, D), M(8, D), M(9, D), M(10, D), M(11, D), M(12, D), M(13, D), M(14, D), M(15, D)
+#define FC_TWICE(L, D) (2 * (L))
 #define FC_PASTE_(A, B) A##B
 #define FC_PASTE(A, B) FC_PASTE_(A, B)
+
+#if defined(__clang__)
+#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shufflevector(X, Y, FC_PASTE(FC_LIST_, FC_LANES)(M, D))
+#else
+#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
+#endif
 
 #define FC_REAL float
 #define FC_INT int32_t
@@ -202,6 +209,17 @@ static inline void FC_(fc_line)(ptrdiff_t rows, ptrdiff_t vectors, const FC_REAL
 #undef FC_CASE
 }
 
+/* to[i] = from[2 * i] for i < n. */
+static inline void FC_(fc_copy_even)(FC_REAL *to, const FC_REAL *from, ptrdiff_t n) {
+    const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
+    ptrdiff_t i = 0;
+    for (; i + FC_LANES < n; i += FC_LANES) { /* < not <=: the second load ends one beyond the last that is needed */
+        const FC_(fc_vector) x = FC_(fc_load)(from + 2 * i), y = FC_(fc_load)(from + 2 * i + FC_LANES);
+        FC_(fc_store)(to + i, FC_SHUFFLE(x, y, even, FC_TWICE, 0));
+    }
+    for (; i < n; i++) to[i] = from[2 * i];
+}
+
 /* -- Products of planes -----------------------------------------------------------------------------------
  * sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i], for i < columns and t < taps.
  */
@@ -257,12 +275,6 @@ static inline void FC_(fc_dots)(const FC_REAL *x, const ptrdiff_t *places, ptrdi
             rows[i + D] = FC_SHUFFLE(x, y, lower, FC_LOWER, D);                                \
         }                                                                                      \
     } while (0)
-#if defined(__clang__)
-#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shufflevector(X, Y, FC_PASTE(FC_LIST_, FC_LANES)(M, D))
-#else
-#define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
-#endif
-
 FC_INLINE void FC_(fc_transpose)(FC_(fc_vector) rows[FC_LANES]) {
     FC_SWAP(1);
 #if FC_LANES > 2
@@ -275,7 +287,6 @@ FC_INLINE void FC_(fc_transpose)(FC_(fc_vector) rows[FC_LANES]) {
     FC_SWAP(8);
 #endif
 }
-#undef FC_SHUFFLE
 #undef FC_SWAP
 #undef FC_UPPER
 #undef FC_LOWER

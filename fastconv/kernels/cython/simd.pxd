@@ -23,6 +23,8 @@ cdef extern from "simd.h" nogil:
                      ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
     void fc_dots_f64(const double *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const double *y,
                      ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
+    void fc_copy_even_f32(float *to, const float *source, ptrdiff_t n)
+    void fc_copy_even_f64(double *to, const double *source, ptrdiff_t n)
     ptrdiff_t FC_LINE_VECTORS(ptrdiff_t rows)
     void fc_line_f32(ptrdiff_t rows, ptrdiff_t vectors, const float *x, const ptrdiff_t *offsets, ptrdiff_t count,
                      const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
@@ -110,6 +112,13 @@ cdef inline void epilogue(real *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wid
         fc_epilogue_f64(rows, step, n, width, bias, relu)
 
 
+cdef inline void add_into(real *to, const real *source, ptrdiff_t n) noexcept nogil:
+    """to[i] += source[i]."""
+    cdef ptrdiff_t i
+    for i in range(n):
+        to[i] += source[i]
+
+
 cdef inline ptrdiff_t at_most(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return a if a < b else b
 
@@ -128,6 +137,11 @@ cdef inline void copy_strided(real *to, const real *source, ptrdiff_t step, ptrd
     cdef ptrdiff_t i
     if step == 1:
         memcpy(to, source, <size_t>count * sizeof(real))
+    elif step == 2:
+        if real is float:
+            fc_copy_even_f32(to, source, count)
+        else:
+            fc_copy_even_f64(to, source, count)
     else:
         for i in range(count):
             to[i] = source[i * step]
