@@ -173,10 +173,11 @@ def check_indices(
     InvalidProblem
         For another shape than the batched `shape`, and for an offset outside.
     """
-    if not isinstance(indices, np.ndarray) or indices.dtype != np.int64:
-        raise TypeError(f"indices must be an int64 array, got {getattr(indices, 'dtype', type(indices).__name__)}")
-    arguments.check_shape("indices", indices, shape if batched else shape[1:], why)
+    array = arguments.to_array("indices", indices)
+    if array.dtype != np.int64:
+        raise TypeError(f"indices must be an int64 array, got {array.dtype}")
+    arguments.check_shape("indices", array, shape if batched else shape[1:], why)
     plane = math.prod(size)
-    if indices.size and not (indices.min() >= 0 and indices.max() < plane):
-        raise InvalidProblem(f"indices must be in [0, {plane}), got {indices.min()} to {indices.max()}")
-    return np.require(indices if batched else indices[None], np.int64, ["C", "A"])
+    if array.size and not (array.min() >= 0 and array.max() < plane):
+        raise InvalidProblem(f"indices must be in [0, {plane}), got {array.min()} to {array.max()}")
+    return np.require(array if batched else array[None], np.int64, ["C", "A"])

@@ -125,6 +125,8 @@ def _tap(problem: PoolProblem, t: int, first: int, last: int) -> tuple[slice, sl
     begin = max(first, -(offset // stride))
     end = max(begin, min(last, (problem.in_size[0] - 1 - offset) // stride + 1))
     start = begin * stride + offset
+    if end - begin == 1:
+        stride = 1  # any step is right, and a slice takes no step beyond 64 bits
     return slice(begin, end), slice(start, start + (end - begin - 1) * stride + 1 if end > begin else start, stride)
 
 
@@ -149,6 +151,8 @@ def _nearest(problem: PoolProblem) -> list[np.ndarray]:
         problem.in_size, problem.kernel, problem.stride, problem.pads, problem.dilation, problem.out_size, strict=True
     ):
         begin = np.array([p * stride - low for p in range(out)])
+        if kernel == 1:
+            dilation = 1  # whatever its size, it takes no part
         steps = np.minimum(np.maximum(-(begin // dilation), 0), kernel - 1)
         first = begin + steps * dilation
         nearest.append(np.where((first >= 0) & (first < size), first, begin.clip(0, size - 1)))
