@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fastconv.problem import ConvProblem, PoolProblem, window_extent
+from fastconv.problem import ConvProblem, PoolProblem
 
 
 def channels_first(problem: ConvProblem | PoolProblem, array: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def windows(problem: ConvProblem | PoolProblem, images: np.ndarray, outside: flo
     for size, kernel, stride, (low, high), dilation, out in zip(
         problem.in_size, problem.kernel, problem.stride, problem.pads, problem.dilation, problem.out_size, strict=True
     ):
-        extent = window_extent(kernel, dilation)
+        extent = dilation * (kernel - 1) + 1  # not problem.window_extent: that is judged here
         # ceil_mode: the last window may reach beyond the padding.
         widths.append((low, max(high, (out - 1) * stride + extent - size - low)))
         extents.append(extent)
