@@ -158,5 +158,6 @@ def direct_error(problem: ConvProblem | PoolProblem, direction: Direction) -> fl
     """
     u = unit_roundoff(problem.dtype)
     if isinstance(problem, PoolProblem):
-        return 0.0 if problem.kind == "max" else u * (1 + 0.6 * math.sqrt(math.prod(problem.kernel)))
+        chosen = problem.kind == "max" and direction is Direction.FORWARD  # nothing is summed
+        return 0.0 if chosen else u * (1 + 0.6 * math.sqrt(math.prod(problem.kernel)))
     return u * (1 + 0.6 * math.sqrt(reduction_length(problem, direction)))
