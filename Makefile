@@ -25,7 +25,7 @@ install = @echo "installing: $(1)" && $(PY) -c '$(REQUIREMENTS)' $(1) > $(VENV)/
  $(PY) -m pip install -q -r $(VENV)/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-all bench bench-full check format hunt mutants clean
+.PHONY: help report test test-all bench bench-full check format hunt mutants readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -72,6 +72,12 @@ test-all: $(VENV)/.for-test+bench+peers
 	$(compile)
 	$(PY) -m pytest --all -n $(JOBS) --dist loadgroup -m "not serial"
 	$(PY) -m pytest --all -m serial
+
+# The measured table and picture of README.md, beside PyTorch.
+readme: $(VENV)/.for-bench+peers
+	$(compile)
+	$(PY) -m bench run --preset readme --out reports/runs/readme.jsonl
+	$(PY) -m bench readme reports/runs/readme.jsonl
 
 bench: $(VENV)/.for-test+bench
 	$(compile)

@@ -1,4 +1,4 @@
-"""`python -m bench run | report`: see the subcommands' --help."""
+"""`python -m bench run | report | readme`: see the subcommands' --help."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     from bench import presets
 
     top = argparse.ArgumentParser(prog="python -m bench", description="Measure fastconv, and show what was measured.")
-    commands = top.add_subparsers(required=True, metavar="run | report")
+    commands = top.add_subparsers(required=True, metavar="run | report | readme")
 
     run = commands.add_parser("run", help="measure, and write one line of JSON per row")
     run.set_defaults(act=_run)
@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(act=_report)
     report.add_argument("records", nargs="?", type=Path, metavar="FILE", help="the newest of reports/runs/ by default")
     report.add_argument("--out", type=Path, default=REPORTS / "index.html", metavar="FILE")
+
+    readme = commands.add_parser("readme", help="put a run's table and picture into README.md")
+    readme.set_defaults(act=_readme)
+    readme.add_argument("records", nargs="?", type=Path, metavar="FILE", help="the newest of reports/runs/ by default")
     return top
 
 
@@ -85,15 +89,24 @@ def _report(arguments: argparse.Namespace, command: str) -> int:
     from bench import records
     from bench.report import build
 
-    source = arguments.records
-    if source is None:
-        found = sorted(RUNS.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise ValueError("nothing measured yet: python -m bench run")
-        source = found[-1]
+    source = arguments.records or _newest()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(build.page(records.read(source)), encoding="utf-8")
     print(f"{arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def _newest() -> Path:
+    found = sorted(RUNS.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError("nothing measured yet: python -m bench run")
+    return found[-1]
+
+
+def _readme(arguments: argparse.Namespace, command: str) -> int:
+    from bench import readme, records
+
+    readme.write(records.read(arguments.records or _newest()), Path("README.md"), Path("docs/measured.svg"))
     return 0
 
 
