@@ -750,3 +750,35 @@ def test_torch_takes_part_with_right_results(text):
         assert ours.status == "timed"
         assert nchw.status == ("refused" if asymmetric or problem.channels_last else "timed"), nchw
         assert last.status == ("refused" if asymmetric else "timed"), last
+
+
+# -- README's table and picture ---------------------------------------------------------------------
+
+
+def test_readme_holds_the_table_and_picture_of_a_run(tiny, tmp_path):
+    from bench import readme
+
+    document, drawing = tmp_path / "README.md", tmp_path / "measured.svg"
+    document.write_text(f"before\n{readme.BEGIN}\nold figures\n{readme.END}\nafter\n")
+    run = records.read(tiny)
+    readme.write(run, document, drawing)
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{readme.END}\nafter\n")
+    assert "old figures" not in text
+    assert run.head["command"] in text
+    for entry in run.rows:
+        assert f"| `{entry['problem']}` | {frames.TITLES[entry['direction']].lower()} |" in text
+    assert text.count("**") == 2 * sum(line.startswith("| `") for line in text.splitlines()), "one fastest each"
+    assert "<svg" in drawing.read_text()
+    before = text
+    readme.write(run, document, drawing)
+    assert document.read_text() == before
+
+
+@pytest.mark.parametrize("document", ["", "<!-- measured: end --> <!-- measured: begin -->"])
+def test_readme_without_its_markers_is_refused(document):
+    from bench import readme
+
+    with pytest.raises(ValueError, match="measured: begin"):
+        readme.insert(document, "table")
