@@ -37,6 +37,8 @@ SPECIAL_TEXTS = (
     "f32_n3c5h4w5_k8r1s1",
     "f32_n1c3h7w9_k5r3s3_stride3x3_pad2:2,2:2_nhwc",
     "f64_n2c17h5w6_k17r3s3_pad1:1,1:1_g17_nhwc",
+    "f32_n1c40h5w6_k6r3s3_pad1:1,1:1",  # many channels on either side take other paths than few
+    "f64_n1c20h7w6_k35r3s3_stride2x2_pad1:1,1:1",
 )
 SPECIAL = pytest.mark.parametrize("problem", [parse_problem(text) for text in SPECIAL_TEXTS], ids=SPECIAL_TEXTS)
 
