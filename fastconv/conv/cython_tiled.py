@@ -60,19 +60,25 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
     return None if problem.axes == 2 else "its tiles are cut from images of two spatial axes"
 
 
-#: Measured on 3x3, 5x5 and 1x1 layers of 64 to 512 channels at one thread: share of the peak reached.
-SHARE_OF_PEAK = {Direction.FORWARD: 0.75, Direction.BACKWARD_INPUT: 0.7, Direction.BACKWARD_WEIGHT: 0.6}
-#: Seconds of a call that computes next to nothing.
-CALL_SECONDS = 30e-6
+#: Measured at one thread, AVX-512, share of the peak. Dense: 3x3, 5x5 and 1x1 layers of 64 to 512 channels reach
+#: 0.75-0.91, 0.7-0.9 and 0.55-0.88 of it. Narrow: depthwise and groups of 4 reach 0.08-0.55.
+SHARE_OF_PEAK = {Direction.FORWARD: 0.85, Direction.BACKWARD_INPUT: 0.82, Direction.BACKWARD_WEIGHT: 0.7}
+NARROW_SHARE_OF_PEAK = 0.2
+#: Seconds to pack a weight, or to write its gradient; of a plane of a narrow layer; of a call.
+WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 1e-9, 150e-9, 30e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
-    width = 128 // ITEM_BYTES[problem.dtype]
-    lanes = problem.group_in_channels if direction is Direction.BACKWARD_INPUT else problem.group_out_channels
-    used = lanes / (-(-lanes // width) * width)
-    flops = 2 * problem.macs / used / SHARE_OF_PEAK[direction]
-    moved = 3 * problem.bytes / machine.copy_bandwidth
-    return CALL_SECONDS + max(flops / machine.peak_flops(problem.dtype) / threads, moved)
+    lanes = {"v4": 64, "v3": 32}.get(machine.level, 16) // ITEM_BYTES[problem.dtype]
+    channels = problem.group_in_channels if direction is Direction.BACKWARD_INPUT else problem.group_out_channels
+    seconds = 2 * problem.macs / machine.peak_flops(problem.dtype)
+    if channels <= max(FEW_OUTPUTS, lanes // 2):
+        seconds /= NARROW_SHARE_OF_PEAK
+        seconds += PLANE_SECONDS * problem.batch * max(problem.in_channels, problem.out_channels)
+    else:
+        seconds *= -(-channels // lanes) * lanes / channels / SHARE_OF_PEAK[direction]
+    seconds += WEIGHT_SECONDS * math.prod(problem.weight_shape)
+    return CALL_SECONDS + max(seconds / threads, problem.bytes / machine.copy_bandwidth)
 
 
 def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:

@@ -61,7 +61,7 @@ ROW_SHARE_OF_PEAK, SECONDS_PER_VISIT = 0.02, 1.2e-9
 
 def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Machine) -> float:
     moved = 1.5 * problem.bytes / machine.copy_bandwidth
-    alone = direction is not Direction.FORWARD or _by_window(problem)
+    alone = _by_window(problem) or (direction is not Direction.FORWARD and problem.kind == "max")
     visits = problem.macs if alone else problem.macs // max(problem.kernel) * 2
     each = SECONDS_PER_VISIT if alone else 1 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
     return CALL_SECONDS + max(moved, visits * each / threads)

@@ -2,7 +2,7 @@
 
 from libc.string cimport memset
 
-from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, fc_slots, fill_row, lanes, real
+from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, copy_padded, fc_slots, fill_row, lanes, real
 
 cdef struct Correlation:
     # Addresses of the first element; steps in elements along image, channel, row and column; extents.
@@ -71,11 +71,23 @@ cdef inline void fill(const Correlation *t, const Block *b, ptrdiff_t channel, p
     cdef const ptrdiff_t *rows = <const ptrdiff_t *>t.buffer_rows
     cdef const ptrdiff_t *columns = <const ptrdiff_t *>t.column_groups
     cdef const real *plane
-    cdef ptrdiff_t n, c, s, r, h
+    cdef ptrdiff_t n, c, s, r, h, count = t.buffer_row_count, top = rows[0] + b.row * t.source_step_h if count else 0
+    # Whole rows, one behind the other as in the source: one copy for a channel.
+    cdef ptrdiff_t above = at_most(at_least(-top, 0), count)
+    cdef ptrdiff_t below = at_least(at_most(t.source_rows - top, count), above)
+    cdef bint whole = (
+        count > 0 and t.column_group_count == 1 and t.pitch == t.source_columns and columns[0] + b.column == 0 and t.source_w == 1
+        and t.source_h == t.source_columns and t.source_step_w == 1 and t.source_step_h == 1
+        and rows[count - 1] - rows[0] == count - 1)
     for n in range(b.images):
         for c in range(channels):
             plane = (<const real *>t.source + (b.image + n) * t.source_n
                      + (b.group * t.group_source + channel + c) * t.source_c)
+            if whole:
+                copy_padded(to, plane + (top + above if below > above else 0) * t.source_h, above * t.pitch,
+                            (below - above) * t.pitch, (count - below) * t.pitch)
+                to += count * t.pitch
+                continue
             for s in range(t.column_group_count):
                 for r in range(t.buffer_row_count):
                     h = rows[r] + b.row * t.source_step_h

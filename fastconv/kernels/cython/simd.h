@@ -220,6 +220,18 @@ static inline void FC_(fc_copy_even)(FC_REAL *to, const FC_REAL *from, ptrdiff_t
     for (; i < n; i++) to[i] = from[2 * i];
 }
 
+/* 0 for `before` elements, then n copied, then 0 for `after`: no calls, for the rows of small maps. */
+static inline void FC_(fc_copy_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff_t before, ptrdiff_t n,
+                                       ptrdiff_t after) {
+    const FC_(fc_vector) zero = {0};
+    for (ptrdiff_t i = 0; i < before; i += FC_LANES) FC_(fc_store_some)(to + i, zero, before - i);
+    to += before;
+    for (ptrdiff_t i = 0; i < n; i += FC_LANES)
+        FC_(fc_store_some)(to + i, FC_(fc_load_some)(from + i, n - i), n - i);
+    to += n;
+    for (ptrdiff_t i = 0; i < after; i += FC_LANES) FC_(fc_store_some)(to + i, zero, after - i);
+}
+
 /* -- Products of planes -----------------------------------------------------------------------------------
  * sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i], for i < columns and t < taps.
  */

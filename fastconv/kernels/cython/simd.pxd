@@ -25,6 +25,8 @@ cdef extern from "simd.h" nogil:
                      ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
     void fc_copy_even_f32(float *to, const float *source, ptrdiff_t n)
     void fc_copy_even_f64(double *to, const double *source, ptrdiff_t n)
+    void fc_copy_padded_f32(float *to, const float *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
+    void fc_copy_padded_f64(double *to, const double *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
     ptrdiff_t FC_LINE_VECTORS(ptrdiff_t rows)
     void fc_line_f32(ptrdiff_t rows, ptrdiff_t vectors, const float *x, const ptrdiff_t *offsets, ptrdiff_t count,
                      const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
@@ -147,11 +149,23 @@ cdef inline void copy_strided(real *to, const real *source, ptrdiff_t step, ptrd
             to[i] = source[i * step]
 
 
+cdef inline void copy_padded(real *to, const real *source, ptrdiff_t before, ptrdiff_t n,
+                             ptrdiff_t after) noexcept nogil:
+    """Zeros, n elements of the source, zeros."""
+    if real is float:
+        fc_copy_padded_f32(to, source, before, n, after)
+    else:
+        fc_copy_padded_f64(to, source, before, n, after)
+
+
 cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdiff_t column, ptrdiff_t step,
                    ptrdiff_t columns, ptrdiff_t count) noexcept nogil:
     """to[i] = source[column + i * step], 0 outside [0, columns); elements of the source are step_w apart."""
     cdef ptrdiff_t first = at_most(ceil_div(-column, step), count)
     cdef ptrdiff_t last = at_least(at_most(ceil_div(columns - column, step), count), first)
+    if step * step_w == 1:
+        copy_padded(to, source + (column + first if last > first else 0), first, last - first, count - last)
+        return
     memset(to, 0, <size_t>first * sizeof(real))
     if last > first:
         copy_strided(to + first, source + (column + first * step) * step_w, step * step_w, last - first)
