@@ -1,0 +1,143 @@
+/*
+ * Work on planes of one FC_REAL: copies with padding, products of two planes, pooling. A part of simd.h, which
+ * includes it once for each type; hence no guard.
+ */
+
+/* to[i] = from[2 * i] for i < n. */
+static inline void FC_(fc_copy_even)(FC_REAL *to, const FC_REAL *from, ptrdiff_t n) {
+    const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
+    ptrdiff_t i = 0;
+    for (; i + FC_LANES < n; i += FC_LANES) { /* < not <=: the second load ends one beyond the last that is needed */
+        const FC_(fc_vector) x = FC_(fc_load)(from + 2 * i), y = FC_(fc_load)(from + 2 * i + FC_LANES);
+        FC_(fc_store)(to + i, FC_SHUFFLE(x, y, even, FC_TWICE, 0));
+    }
+    for (; i < n; i++) to[i] = from[2 * i];
+}
+
+/* 0 for `before` elements, then n copied, then 0 for `after`: no calls, for the rows of small maps. */
+static inline void FC_(fc_copy_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff_t before, ptrdiff_t n,
+                                       ptrdiff_t after) {
+    const FC_(fc_vector) zero = {0};
+    for (ptrdiff_t i = 0; i < before; i += FC_LANES) FC_(fc_store_some)(to + i, zero, before - i);
+    to += before;
+    for (ptrdiff_t i = 0; i < n; i += FC_LANES)
+        FC_(fc_store_some)(to + i, FC_(fc_load_some)(from + i, n - i), n - i);
+    to += n;
+    for (ptrdiff_t i = 0; i < after; i += FC_LANES) FC_(fc_store_some)(to + i, zero, after - i);
+}
+
+/* -- Products of planes -----------------------------------------------------------------------------------
+ * sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i], for i < columns and t < taps.
+ */
+FC_INLINE void FC_(fc_dots_of)(const int taps, const FC_REAL *x, const ptrdiff_t *places, ptrdiff_t x_step,
+                               const FC_REAL *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) {
+    FC_(fc_vector) sum[12] = {{0}};
+    for (ptrdiff_t j = 0; j < rows; j++) {
+        ptrdiff_t i = 0;
+#pragma GCC unroll 1
+        for (; i + FC_LANES <= columns; i += FC_LANES) {
+            const FC_(fc_vector) grad = FC_(fc_load)(y + j * y_step + i);
+#pragma GCC unroll 12
+            for (int t = 0; t < taps; t++) sum[t] += grad * FC_(fc_load)(x + places[t] + j * x_step + i);
+        }
+        if (i < columns) { /* both are 0 beyond the end: a NaN there stays where it is */
+            const FC_(fc_vector) grad = FC_(fc_load_some)(y + j * y_step + i, columns - i);
+#pragma GCC unroll 12
+            for (int t = 0; t < taps; t++)
+                sum[t] += grad * FC_(fc_load_some)(x + places[t] + j * x_step + i, columns - i);
+        }
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < taps; t++) {
+        double total = 0;
+        for (int lane = 0; lane < FC_LANES; lane++) total += (double)sum[t][lane];
+        sums[t] += total;
+    }
+}
+
+static inline void FC_(fc_dots)(const FC_REAL *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step,
+                                const FC_REAL *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) {
+    while (taps > 0) {
+        const ptrdiff_t few = taps >= 9 ? 9 : taps >= 5 ? 5 : taps >= 3 ? 3 : 1;
+#define FC_CASE(T) case T: FC_(fc_dots_of)(T, x, places, x_step, y, y_step, rows, columns, sums); break;
+        switch (few) { FC_CASE(1) FC_CASE(3) FC_CASE(5) FC_CASE(9) }
+#undef FC_CASE
+        places += few, sums += few, taps -= few;
+    }
+}
+
+/* -- Pooling ----------------------------------------------------------------------------------------------
+ * The windows of `count` neighbouring outputs, tap by tap: tap t of output i is from[places[t] + i]. Whole
+ * vectors are read, so `from` needs room for them behind the last; exactly `count` results are written.
+ */
+FC_INLINE FC_(fc_vector) FC_(fc_select)(FC_(fc_integers) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
+    return (FC_(fc_vector))((mask & (FC_(fc_integers))x) | (~mask & (FC_(fc_integers))y));
+}
+
+/* Where x takes the place of the best so far: it is larger, or the first NaN. */
+FC_INLINE FC_(fc_integers) FC_(fc_better)(FC_(fc_vector) x, FC_(fc_vector) best) {
+    return (x > best) | ((x != x) & (best == best));
+}
+
+static inline void FC_(fc_max_taps)(const FC_REAL *from, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
+                                    ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
+        FC_(fc_vector) best = FC_(fc_load)(from + places[0] + i);
+        for (ptrdiff_t t = 1; t < taps; t++) {
+            const FC_(fc_vector) x = FC_(fc_load)(from + places[t] + i);
+            best = FC_(fc_select)(FC_(fc_better)(x, best), x, best);
+        }
+        FC_(fc_store_some)(to + i, best, count - i);
+    }
+}
+
+/*
+ * The same with a label beside each maximum. Where nothing exceeds -inf it is start[i]; else base[i] + t * step
+ * (base not NULL), or the label of the element: labels[places[t] + i]. which[i] is the tap t, or -1.
+ */
+static inline void FC_(fc_max_labels)(const FC_REAL *from, const FC_INT *labels, const FC_INT *base, FC_INT step,
+                                      const FC_INT *start, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
+                                      FC_INT *label, FC_INT *which, ptrdiff_t count) {
+    typedef FC_INT memory __attribute__((vector_size(FC_BYTES), aligned(sizeof(FC_INT)), may_alias));
+    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
+        FC_(fc_vector) best = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
+        FC_(fc_integers) found = *(const memory *)(start + i), tap = ~(FC_(fc_integers)){0};
+        FC_(fc_integers) here = found;
+        if (base) here = *(const memory *)(base + i);
+        for (ptrdiff_t t = 0; t < taps; t++) {
+            const FC_(fc_vector) x = FC_(fc_load)(from + places[t] + i);
+            const FC_(fc_integers) better = FC_(fc_better)(x, best);
+            if (!base) here = *(const memory *)(labels + places[t] + i);
+            best = FC_(fc_select)(better, x, best);
+            found = (better & here) | (~better & found);
+            if (which) tap = (better & ((FC_(fc_integers)){0} + (FC_INT)t)) | (~better & tap);
+            if (base) here += step;
+        }
+        FC_(fc_store_some)(to + i, best, count - i);
+        *(memory *)(label + i) = found;
+        if (which) *(memory *)(which + i) = tap;
+    }
+}
+
+static inline void FC_(fc_sum_taps)(const FC_REAL *from, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
+                                    ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
+        FC_(fc_vector) sum = FC_(fc_load)(from + places[0] + i);
+        for (ptrdiff_t t = 1; t < taps; t++) sum += FC_(fc_load)(from + places[t] + i);
+        FC_(fc_store_some)(to + i, sum, count - i);
+    }
+}
+
+/* The sum of n neighbours, in chunks of a few vectors that are added up in double. */
+static inline double FC_(fc_sum_run)(const FC_REAL *from, ptrdiff_t n) {
+    double total = 0;
+    ptrdiff_t i = 0;
+    while (n - i >= FC_LANES) {
+        FC_(fc_vector) sum = FC_(fc_load)(from + i);
+        for (int v = 1; v < 16 && n - i >= 2 * FC_LANES; v++) sum += FC_(fc_load)(from + (i += FC_LANES));
+        i += FC_LANES;
+        for (int lane = 0; lane < FC_LANES; lane++) total += (double)sum[lane];
+    }
+    for (; i < n; i++) total += (double)from[i];
+    return total;
+}
