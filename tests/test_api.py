@@ -332,6 +332,7 @@ def test_nhwc_pools(name):
     assert_same_numbers(actual, last(dx))
     actual = fastconv.avg_pool2d(last(X), 3, 2, 1, data_format="NHWC", algorithm=name)
     assert_same_numbers(actual, last(fastconv.avg_pool2d(X, 3, 2, 1, algorithm=name)))
+    dy *= 36  # a multiple of every divisor: layouts may add the shares of a position in another order
     actual = fastconv.avg_pool2d_backward(last(dy), last(X), 3, 2, 1, data_format="NHWC", algorithm=name)
     assert_same_numbers(actual, last(fastconv.avg_pool2d_backward(dy, X, 3, 2, 1, algorithm=name)))
 
