@@ -65,12 +65,12 @@ report: $(VENV)/.for-bench
 
 test: $(VENV)/.for-test+bench
 	$(compile)
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not serial"
+	$(PY) -m pytest -n $(JOBS) -m "not serial"
 	$(PY) -m pytest -m serial
 
 test-all: $(VENV)/.for-test+bench+peers
 	$(compile)
-	$(PY) -m pytest --all -n $(JOBS) --dist loadgroup -m "not serial"
+	$(PY) -m pytest --all -n $(JOBS) -m "not serial"
 	$(PY) -m pytest --all -m serial
 
 # The measured table and picture of README.md, beside PyTorch.

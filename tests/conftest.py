@@ -24,11 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run slow, peers and browser tests too")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if _compiles(item):
-            item.add_marker(pytest.mark.xdist_group("numba"))
     if config.getoption("--all"):
         return
     for item in items:
@@ -37,10 +33,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs in make test-all"))
 
 
-def _compiles(item: pytest.Item) -> bool:
-    """Whether a test runs a Numba kernel: under --dist loadgroup one process compiles them all, once."""
-    values = getattr(getattr(item, "callspec", None), "params", {}).values()
-    return any(str(getattr(value, "name", value)).startswith("numba") for value in values)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give one process every test that runs a Numba kernel, so that each is compiled once; the others any test."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByCompiler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "compiled by Numba" if compiles(nodeid) else nodeid
+
+    return ByCompiler(config, log)
+
+
+def compiles(nodeid: str) -> bool:
+    """Whether a test's parameters name numba_direct, or it runs every algorithm there is in its own process."""
+    return "numba_direct" in nodeid or "every_algorithm_agrees" in nodeid or "32_python_threads_mix" in nodeid
 
 
 # -- The account of skips ---------------------------------------------------------------------------

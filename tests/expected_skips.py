@@ -20,6 +20,7 @@ EXPECTED = (
     Expected("slow", r"slow: runs in make test-all", 100, "more than ten seconds each"),
     Expected("peers", r"peers: runs in make test-all", 2000, "make test needs neither torch nor SciPy"),
     Expected("browser", r"browser: runs in make test-all", 100, "make test needs no browser"),
+    Expected("harness", r"the harness needs the bench extra", 3, "make test brings it; a lean environment need not"),
     Expected("instruction set", r"this machine does not run v\d|this CPU has no AVX-512", 50, "not this CPU's kernels"),
     Expected("level not built", r"v\d is not built", 10, "a build of one instruction set only, -Disa="),
     Expected(

@@ -116,9 +116,7 @@ print("same")
 """
 
 
-@pytest.mark.skipif(
-    not any(a.name.startswith("numba") for a in (*CONV, *POOL)), reason="numba_direct is not registered"
-)
+@pytest.mark.slow  # one shape of it is in test_numba_kernels.py
 def test_numba_started_with_16_threads_gives_the_same_bits():
     assert python(MANY_THREADS, NUMBA_NUM_THREADS="16").strip() == "same"
 
@@ -160,7 +158,6 @@ def jobs():
     return [(call, call()) for (call,) in made]
 
 
-@pytest.mark.xdist_group("numba")
 def test_32_python_threads_mix_algorithms_and_shapes():
     work = jobs()
     fastconv.empty_cache()
@@ -192,7 +189,7 @@ FORK = """
 import multiprocessing, os, sys, threading, numpy as np, fastconv
 x = np.arange(2 * 8 * 20 * 20, dtype=np.float32).reshape(2, 8, 20, 20) % 7
 w = np.arange(8 * 8 * 9, dtype=np.float32).reshape(8, 8, 3, 3) % 5
-slow = ("naive",) if METHOD == "fork" else ("naive", "numba_direct")  # a child of a fork compiles nothing
+slow = ("naive", "numba_direct")  # numba_direct after a fork: test_numba_kernels.py
 names = [entry.name for entry in fastconv.algorithms() if entry.name not in slow]
 pools = [entry.name for entry in fastconv.algorithms("pool") if entry.name not in slow] or ["naive"]
 

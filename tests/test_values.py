@@ -353,7 +353,6 @@ def test_average_over_a_large_window(algorithm):
     assert_close(y, np.full(y.shape, float(np.float32(0.1))), 4e-7, dtype=np.float32)
 
 
-@pytest.mark.xdist_group("numba")
 @pytest.mark.parametrize("name", ["everything-f32", "tiles-f32", "depthwise_17-f64", "three_nhwc-f32", "deep-f64"])
 def test_every_algorithm_agrees_on_real_data(name):
     """Two algorithms differ by at most the sum of their errors."""
