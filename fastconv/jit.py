@@ -52,6 +52,11 @@ def ready(kernels: tuple[str, ...], dtype: str) -> bool:
     )
 
 
+def ready_serial(kernels: tuple[str, ...], dtype: str) -> bool:
+    """Whether these kernels are compiled, for one thread."""
+    return all((kernel, dtype) in _compiled for kernel in kernels)
+
+
 def flat(array: np.ndarray, writable: bool = False) -> np.ndarray:
     """A C-contiguous array as the kernels take it: one axis, read-only unless it is a result.
 
@@ -76,12 +81,28 @@ def compiled(function: Any, args: tuple[Any, ...], dtype: str) -> Callable[..., 
     return function  # type: ignore[no-any-return]
 
 
+def compile_serial(module: Any, kernel: str, args: tuple[Any, ...], dtype: str) -> Callable[..., Any]:
+    """Compile `kernel` alone, without its parallel caller."""
+    return compiled(getattr(module, kernel), (*args, 0, 0, 0, 1), dtype)
+
+
+def run_serial(module: Any, kernel: str, args: tuple[Any, ...], dtype: str, items: int) -> None:
+    """Run `kernel` over work items on the calling thread."""
+    range_kernel = compile_serial(module, kernel, args, dtype)
+
+    def serial(*arguments: Any) -> None:
+        *rest, first, last = arguments
+        range_kernel(*rest, 0, first, last, 1)
+
+    _threads.run_numba(serial, serial, args, 1, items=items)
+
+
 def run(module: Any, kernel: str, args: tuple[Any, ...], dtype: str, threads: int, items: int) -> None:
     """Run `kernel` of a module of kernels over work items, after compiling it and its parallel caller if need be.
 
     Both, because a call that finds Numba's threads busy is serial, and should not compile then.
     """
-    range_kernel = compiled(getattr(module, kernel), (*args, 0, 0, 0, 1), dtype)
+    range_kernel = compile_serial(module, kernel, args, dtype)
 
     def serial(*arguments: Any) -> None:
         *rest, first, last = arguments

@@ -142,7 +142,14 @@ def test_ready_after_the_first_call_and_auto_learns_of_it():
         fastconv.conv2d(x, w, algorithm="numba_direct")
         print(ready(f32), ready(f64), ready(f32, Direction.BACKWARD_WEIGHT))
         print(before is plan(fastconv.parse_problem(f32), Direction.FORWARD))
-    """) == ["False", "True", "False", "False", "False"]  # fmt: skip
+        print(ready(f32, Direction.BACKWARD_INPUT))  # has kernels of its own
+        y = fastconv.conv2d(x, w, algorithm="numba_direct")
+        fastconv.conv2d_backward(y, x, w, output_mask=(True, False, False), algorithm="numba_direct")
+        compiled = fastconv.jit.generation()
+        w[0, 0, 0, 0] = np.inf  # the exact kernel for such weights was compiled too
+        fastconv.conv2d_backward(y, x, w, output_mask=(True, False, False), algorithm="numba_direct")
+        print(ready(f32, Direction.BACKWARD_INPUT), fastconv.jit.generation() == compiled)
+    """) == ["False", "True", "False", "False", "False", "False", "True", "True"]  # fmt: skip
 
 
 def test_every_kernel_is_compiled_once_per_dtype():

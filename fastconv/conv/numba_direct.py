@@ -58,6 +58,8 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
 def ready(problem: ConvProblem, direction: Direction) -> bool:
     if direction is Direction.BACKWARD_WEIGHT:
         return jit.ready(("gradient", "sum_bias"), problem.dtype)
+    if direction is Direction.BACKWARD_INPUT and not jit.ready_serial(("count_not_finite", "gather"), problem.dtype):
+        return False
     return jit.ready(("correlate",), problem.dtype)
 
 
@@ -209,8 +211,12 @@ def backward_input(
     _, module = _kernels()
     direction = Direction.BACKWARD_INPUT
     checked = (jit.flat(weight),)
+    if not jit.ready_serial(("gather",), problem.dtype):  # not only when the first infinity comes by
+        jit.compile_serial(module, "gather", _gather_arguments(problem, grad_output, weight, grad_input), problem.dtype)
     if jit.compiled(module.count_not_finite, checked, problem.dtype)(*checked):
-        _gather(problem, grad_output, weight, grad_input, threads)
+        items = problem.batch * problem.in_channels * problem.in_size[0]
+        gathered = _gather_arguments(problem, grad_output, weight, grad_input)
+        jit.run_serial(module, "gather", gathered, problem.dtype, items)
         epilogue.apply(grad_input, problem.channels_last)
         return
     layout = correlation_layout(problem, direction)
@@ -222,19 +228,17 @@ def backward_input(
         epilogue.apply(grad_input, problem.channels_last)
 
 
-def _gather(
-    problem: ConvProblem, grad_output: np.ndarray, weight: np.ndarray, grad_input: np.ndarray, threads: int
-) -> None:
+def _gather_arguments(
+    problem: ConvProblem, grad_output: np.ndarray, weight: np.ndarray, grad_input: np.ndarray
+) -> tuple[Any, ...]:
+    """For the exact kernel of weights that are not finite: rare, so it is compiled for one thread only."""
     _, module = _kernels()
     task = module.Gather(
-        min(threads, ITEMS), problem.group_in_channels, problem.group_out_channels, problem.groups,
-        *problem.in_size, *problem.out_size,
+        problem.group_in_channels, problem.group_out_channels, problem.groups, *problem.in_size, *problem.out_size,
         *problem.kernel, *problem.stride, *problem.dilation, *(low for low, _ in problem.pads),
         *_strides(problem, grad_output), *_strides(problem, grad_input),
     )  # fmt: skip
-    args = (task, jit.flat(grad_output), jit.flat(weight), jit.flat(grad_input, writable=True))
-    items = problem.batch * problem.in_channels * problem.in_size[0]
-    jit.run(module, "gather", args, problem.dtype, threads, items)
+    return task, jit.flat(grad_output), jit.flat(weight), jit.flat(grad_input, writable=True)
 
 
 def backward_weight(

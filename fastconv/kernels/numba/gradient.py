@@ -169,7 +169,6 @@ def count_not_finite(array):
 class Gather(NamedTuple):
     """The integers of `gather`."""
 
-    slots: int
     in_channels: int  # of one group
     out_channels: int  # of one group
     groups: int
@@ -218,10 +217,3 @@ def gather(t, grad_output, weight, grad_input, slot, first, last, step):
                             y = grad_output[n * t.output_n + k * t.output_k + p * t.output_p + q * t.output_q]
                             total += y * weight[((k * t.in_channels + c) * t.kernel_h + r) * t.kernel_w + s]
             grad_input[n * t.input_n + channel * t.input_c + h * t.input_h + w * t.input_w] = total
-
-
-@njit(**PARALLEL)
-def gather_parallel(t, grad_output, weight, grad_input, first, last):
-    for index in prange(t.slots):
-        slot = int64(index)  # prange counts in uint64, which would compile the kernel again
-        gather(t, grad_output, weight, grad_input, slot, first + slot, last, t.slots)
