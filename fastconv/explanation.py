@@ -50,6 +50,10 @@ def algorithms(family: str = "conv") -> list[AlgorithmInfo]:
     ]
 
 
+#: Law 5 of algorithm.py.
+_CAVEAT = "Another number of threads, or a kernel compiled meanwhile, may change the choice."
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Every algorithm's answer to one problem and direction; prints itself as a table."""
@@ -60,6 +64,8 @@ class Explanation:
     candidates: tuple[planner.Candidate, ...]
     #: Name of the chosen algorithm, None when none is admissible.
     chosen: str | None
+    #: Whether use() or configure() asked for it.
+    preferred: bool
 
     def __str__(self) -> str:
         rows = [("", "algorithm", "time", "workspace", "error", "note")]
@@ -70,12 +76,21 @@ class Explanation:
                 figures = ("-", "-", "-")
             else:
                 figures = (_time(candidate.cost), _bytes(candidate.workspace_bytes), f"{candidate.error:.1e}")
-            rows.append((mark, name, *figures, candidate.reason or ("chosen" if mark else "")))
+            rows.append((mark, name, *figures, self._note(candidate)))
         widths = [max(len(row[column]) for row in rows) for column in range(6)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         work = f"{2 * self.problem.macs / 1e9:.3g} GFLOP, {_bytes(self.problem.bytes)} at least moved"
         head = f"{self.problem} {self.direction}, {self.threads} thread{'s' * (self.threads > 1)}: {work}"
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, _CAVEAT])
+
+    def _note(self, candidate: planner.Candidate) -> str:
+        """Why it was chosen, or why not."""
+        if candidate.algorithm.name == self.chosen:
+            return "chosen: preferred by use() or configure()" if self.preferred else "chosen: least estimated time"
+        if candidate.reason:
+            return candidate.reason
+        (chosen,) = (entry for entry in self.candidates if entry.algorithm.name == self.chosen)
+        return f"{candidate.cost / chosen.cost:.2g} times the estimate of the chosen"
 
     __repr__ = __str__
 
@@ -90,7 +105,7 @@ def _time(seconds: float) -> str:
 def _bytes(count: int) -> str:
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
-            return f"{count / scale:.3g} {unit}"
+            return f"{count / scale:.0f} {unit}" if count >= 100 * scale else f"{count / scale:.3g} {unit}"
     return f"{count} B"
 
 
@@ -102,4 +117,5 @@ def explain_problem(problem: Problem, direction: Direction) -> Explanation:
         chosen = planner.choose(found, problem, direction, None, using).algorithm.name
     except (NotImplementedError, MemoryError):
         chosen = None
-    return Explanation(problem, direction, settings.get_num_threads(), tuple(found), chosen)
+    preferred = chosen in using.preference(planner.family_of(problem))
+    return Explanation(problem, direction, settings.get_num_threads(), tuple(found), chosen, preferred)

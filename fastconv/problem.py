@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+
 from fastconv.errors import InvalidProblem
 
 Ints: TypeAlias = tuple[int, ...]
@@ -49,6 +51,56 @@ def output_extent(
         return room // stride + 1
     windows = (room + stride - 1) // stride + 1
     return windows - 1 if (windows - 1) * stride >= size + pads[0] else windows
+
+
+#: Larger divisors have no exact float64.
+MAX_DIVISOR = 2**53
+
+#: Larger parameters would overflow the kernels' 64-bit arithmetic; a stride may reach it, with one output.
+MAX_INT = 2**62
+
+
+def _int(name: str, value: object) -> int:
+    """An int of at most MAX_INT, from an int or NumPy integer; bool, float, text and None are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    number = int(value)
+    if abs(number) > MAX_INT:
+        raise InvalidProblem(f"{name} must be at most 2**62, got about 2**{number.bit_length()}")
+    return number
+
+
+def _ints(name: str, values: object) -> Ints:
+    if not isinstance(values, (tuple, list)):
+        raise TypeError(f"{name} must hold one int per spatial axis, got {values!r}")
+    return tuple(_int(name, value) for value in values)
+
+
+def _pads(values: object) -> Pads:
+    if not isinstance(values, (tuple, list)):
+        raise TypeError(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
+    pairs = [_ints("pads", pair) for pair in values]
+    if any(len(pair) != 2 for pair in pairs):
+        raise InvalidProblem(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
+    return tuple((low, high) for low, high in pairs)
+
+
+def _bool(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _canonicalise(problem: ConvProblem | PoolProblem, ints: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    """Make equal problems equal values: plain ints, tuples and bools, whatever they were given as."""
+    canonical: dict[str, object] = {name: _int(name, getattr(problem, name)) for name in ints}
+    for name in ("in_size", "kernel", "stride", "dilation"):
+        canonical[name] = _ints(name, getattr(problem, name))
+    canonical["pads"] = _pads(problem.pads)
+    for name in flags:
+        canonical[name] = _bool(name, getattr(problem, name))
+    for name, value in canonical.items():
+        object.__setattr__(problem, name, value)
 
 
 def _check_at_least(name: str, values: Ints, least: int) -> None:
@@ -125,6 +177,8 @@ class ConvProblem:
 
     Raises
     ------
+    TypeError
+        When an argument is not of its kind: a float or bool for an int, an int for a tuple.
     InvalidProblem
         When nobody could compute it.
 
@@ -151,6 +205,7 @@ class ConvProblem:
     out_size: Ints = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        _canonicalise(self, ("batch", "in_channels", "out_channels", "groups"), ("channels_last",))
         _check_common(self.dtype, self.batch)
         _check_axes(self.in_size, self.kernel, self.stride, self.pads, self.dilation)
         _check_at_least("groups", (self.groups,), 1)
@@ -233,6 +288,8 @@ class PoolProblem:
 
     Raises
     ------
+    TypeError
+        When an argument is not of its kind: a float or bool for an int, an int for a tuple.
     InvalidProblem
         When nobody could compute it.
 
@@ -260,6 +317,11 @@ class PoolProblem:
     def __post_init__(self) -> None:
         if self.kind not in ("max", "avg"):
             raise InvalidProblem(f'kind must be "max" or "avg", got {self.kind!r}')
+        _canonicalise(self, ("batch", "channels"), ("ceil_mode", "count_include_pad", "channels_last"))
+        if self.divisor_override is not None:
+            object.__setattr__(self, "divisor_override", _int("divisor_override", self.divisor_override))
+            if abs(self.divisor_override) > MAX_DIVISOR:
+                raise InvalidProblem(f"divisor_override must be at most 2**53, got {self.divisor_override}")
         _check_common(self.dtype, self.batch)
         _check_axes(self.in_size, self.kernel, self.stride, self.pads, self.dilation)
         _check_at_least("channels", (self.channels,), 1)

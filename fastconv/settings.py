@@ -56,14 +56,14 @@ def _listed(value: object) -> tuple[str, ...]:
 
 
 def check_names(value: object, families: Sequence[str]) -> tuple[str, ...]:
-    """The names in `value` without "auto"; each must be registered in one of `families`."""
+    """The names in `value` before "auto", which always runs; each must be registered in one of `families`."""
     known = dict.fromkeys(name for family in families for name in known_names[family])
-    names = tuple(name for name in _listed(value) if name != "auto")
+    names = _listed(value)
     for name in names:
-        if name not in known:
+        if name != "auto" and name not in known:
             kind = families[0] + " algorithm" if len(families) == 1 else "algorithm"
             raise ValueError(f"unknown {kind} {name!r}; the names are auto, {', '.join(known)}")
-    return names
+    return names[: names.index("auto")] if "auto" in names else names
 
 
 def _preferred(algorithm: object) -> tuple[tuple[str, ...], ...]:

@@ -343,10 +343,11 @@ def test_explain_lists_everybody_and_marks_the_choice(direction):
     explanation = fastconv.explain("f32_n2c8h14w14_k16r3s3_pad1:1,1:1", direction=direction)
     text = str(explanation)
     assert text == repr(explanation)
-    head, titles, *rows = text.splitlines()
+    head, titles, *rows, caveat = text.splitlines()
     assert head.startswith(f"f32_n2c8h14w14_k16r3s3_pad1:1,1:1 {direction}, ")
     assert titles.split() == ["algorithm", "time", "workspace", "error", "note"]
     assert [row.removeprefix("->").split()[0] for row in rows] == CONV
+    assert "threads" in caveat
     marked = [row for row in rows if row.startswith("->")]
     assert len(marked) == 1
     assert explanation.chosen in marked[0]

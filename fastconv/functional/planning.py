@@ -14,7 +14,7 @@ from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import conv_problem
 from fastconv.planner import Plan
-from fastconv.problem import ConvProblem, Ints, PoolProblem, Problem, output_extent, window_extent
+from fastconv.problem import MAX_INT, ConvProblem, Ints, PoolProblem, Problem, output_extent, window_extent
 from fastconv.problem_text import parse_problem
 
 
@@ -71,6 +71,8 @@ def output_size(
         ("input_size", sizes, 1), ("kernel_size", kernel, 1), ("stride", strides, 1), ("dilation", dilations, 1),
         ("padding", tuple(pad for pair in pads for pad in pair), 0),
     ):  # fmt: skip
+        if max(values, default=least) > MAX_INT:
+            raise InvalidProblem(f"{name} must be at most 2**62")
         if min(values, default=least) < least:
             raise InvalidProblem(f"{name} must be at least {least}, got {values}")
     extents = []
