@@ -30,6 +30,7 @@ CONV = "tests/test_conformance_conv.py"
 POOL = "tests/test_conformance_pool.py"
 LAWS = "tests/test_laws.py"
 VALUES = "tests/test_values.py"
+BLOCKS = "tests/test_blocks.py"
 PROPERTIES = "tests/test_properties.py"
 API = "tests/test_api.py"
 THREADS = "tests/test_threads.py"
@@ -392,6 +393,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "- t.low_w + t.kernel_w > t.input_columns + t.high_w:",
         POOL,
         "avg_forward and cython_tiled",
+    ),
+    # -- sums that are continued ------------------------------------------------------------------
+    Mutant(
+        "cython_tiled backward_weight: each run begins its sums anew",
+        ("conv/cython_tiled backward_weight",),
+        "fastconv/kernels/cython/gradient.pyx",
+        "block > 0)",
+        "block > t.first_block)",
+        BLOCKS,
+        "cython_tiled and backward_weight",
+    ),
+    Mutant(
+        "cython_tiled backward_weight: each run of dots begins its sums anew",
+        ("conv/cython_tiled backward_weight",),
+        "fastconv/kernels/cython/dots.pyx",
+        "if run.first_block == 0:",
+        "if True:",
+        BLOCKS,
+        "cython_tiled and backward_weight",
+    ),
+    Mutant(
+        "numba_direct backward_weight: each call begins its sums anew",
+        ("conv/numba_direct backward_weight",),
+        "fastconv/conv/numba_direct.py",
+        "int(first == 0)",
+        "1",
+        BLOCKS,
+        "numba_direct and backward_weight and small and (rows or tiles_stride)",
     ),
     # -- the split among threads --------------------------------------------------------------------
     Mutant(
