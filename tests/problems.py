@@ -107,7 +107,7 @@ CONV: dict[str, str] = {
     "tiles_stride": "n1c33h19w37_k18r3s3_stride2x2_pad1:1,1:1",
     "tiles_pointwise": "n2c67h9w11_k53r1s1",
     "tiles_groups": "n2c34h13w17_k38r3s3_stride1x2_pad1:1,2:0_g2",
-    "tiles_depthwise": "n3c40h15w35_k40r3s3_pad1:1,1:1_g40",
+    "tiles_depthwise": "n2c24h11w35_k24r3s3_pad1:1,1:1_g24",
     "tiles_wide_filter": "n1c5h29w31_k17r7s7_stride2x2_pad3:3,3:3",
     "tiles_dilation": "n1c18h20w33_k21r3s3_pad2:2,2:2_dil2x2",
     "long_row": "n1c2h3w301_k3r3s3_pad1:1,1:1",
