@@ -27,14 +27,14 @@ TEXTS = {
     "global": "n2c3d4h3w5_t4r3s5",
     "stride_over_kernel": "n1c2d7h8w5_t1r2s1_stride3x4x2",
     "stride_huge": f"n1c1d4h3w3_t2r2s2_stride{2**62}x{2**31}x1",
-    "stride_beyond": f"n1c1d4h3w3_t2r2s2_stride{2**70}x1x1",
+    "stride_beyond": f"n1c1d4h3w3_t2r2s2_stride{2**62}x1x1",
     "ceil": "n1c2d6h5w7_t3r2s3_stride2x3x2_ceil",
     "ceil_padded": "n1c2d5h4w6_t2r3s4_stride3x2x4_pad1:0,1:1,2:2_ceil",
     "pad_low": "n1c2d4h4w4_t3r3s2_stride2x2x2_pad1:0,1:0,1:0",
     "pad_high": "n1c2d4h4w4_t3r3s2_stride2x2x2_pad0:1,0:1,0:1",
 }
 MAX_ONLY = {
-    "dilation_beyond": f"n1c1d4h3w3_t1r2s2_stride2x1x1_dil{2**70}x1x1",
+    "dilation_beyond": f"n1c1d4h3w3_t1r2s2_stride2x1x1_dil{2**61}x1x1",
     "dilation": "n1c2d7h5w6_t3r2s2_stride1x2x1_pad1:1,1:0,0:1_dil2x1x3",
     "wholly_in_padding": "n1c2d1h2w1_t2r2s2_stride1x1x1_pad1:1,1:1,1:1_dil2x2x2",
 }
