@@ -173,8 +173,6 @@ def check_indices(
     InvalidProblem
         For another shape than the batched `shape`, and for an offset outside.
     """
-    if isinstance(indices, (list, tuple)):
-        raise TypeError(f"indices must be an int64 array, got {type(indices).__name__}")
     array = arguments.to_array("indices", indices)
     if array.dtype != np.int64:
         raise TypeError(f"indices must be an int64 array, got {array.dtype}")
