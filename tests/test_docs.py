@@ -66,3 +66,12 @@ def test_pooling_is_partially_invariant(pictures):
         for pixels in (0, whole)
     )
     assert_same_numbers(after, np.roll(before, 1, axis=3))
+
+
+def test_readme_shows_its_picture_and_its_measured_table():
+    """Both are made by `make readme`; neither may be missing."""
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
+        assert (DOCS.parent / picture).is_file(), picture
+    table = text.split("<!-- measured: begin -->")[1].split("<!-- measured: end -->")[0]
+    assert table.count("\n| `") > 10
