@@ -615,7 +615,7 @@ def test_the_page_of_a_tiny_run(tiny, tmp_path, small_photo):
 def test_a_run_of_every_algorithm_and_its_page(tmp_path):
     """As users make it: Numba compiles, and the photograph is the real one."""
     path, out = tmp_path / "run.jsonl", tmp_path / "index.html"
-    assert shell.main(["run", "--preset", "tiny", "--seconds", "60", "--out", str(path)]) == 0
+    assert shell.main(["run", "--preset", "tiny", "--seconds", "150", "--out", str(path)]) == 0
     assert {row["status"] for row in records.read(path).rows} == {"timed"}
     assert shell.main(["report", str(path), "--out", str(out)]) == 0
     check_page(out.read_text(), [entry.name for entry in fastconv.algorithms("conv") if entry.available])
