@@ -13,6 +13,9 @@ from pathlib import Path
 REPORTS = Path("reports")
 RUNS = REPORTS / "runs"
 
+#: Runs of so few rows are printed whole.
+FEW_ROWS = 40
+
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
@@ -74,10 +77,10 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out or RUNS / f"{preset.name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     run.execute(preset, out, command, seed=arguments.seed)
     measured = records.read(out)
+    if arguments.problems or len(measured.rows) <= FEW_ROWS:
+        print(run.table(measured))
     if preset.bars:
         print(bars.table(bars.judge(preset.bars, measured)))
-    elif arguments.problems:
-        print(run.table(measured))
     faults = [row for row in measured.rows if row["status"] in ("wrong", "failed")]
     for row in faults:
         print(f"{row['status']}: {row['name']}, {row['problem']} {row['direction']}: {row['reason']}", file=sys.stderr)

@@ -6,6 +6,7 @@ A row's figure is, by the bar's measure,
     peak      our share of the multiply-add peak that the same run measured, at the row's thread count
     copy      our share of the copy speed that the same run measured
     scaling   our speed-up from 1 thread to the row's, as a share of what peak (or copy) itself scales
+    time      the microseconds allowed / ours
 
 A row that our candidate refuses, or gets wrong, counts as 0. Rows in which the fastest peer takes under 100 us
 are judged apart: each must reach 0.5.
@@ -86,6 +87,9 @@ def _judge(bar: Bar, run: Run) -> Verdict:
             quick = min(peer["median"] for peer in timed) < APART_SECONDS
             (verdict.apart if quick else verdict.figures)[label] = figure
             continue
+        if bar.measure == "time":
+            verdict.figures[label] = bar.microseconds * 1e-6 / ours["median"]
+            continue
         alone = cases.get((text, direction, 1), {}).get(bar.candidate)
         share = _scaling(ours, alone, run) if bar.measure == "scaling" else share_of(bar.measure, ours, run)
         if share is None:
@@ -130,7 +134,8 @@ def selected(select: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a bar is about this row.
 
     `family` (conv, max, avg), `directions`, `threads`, `dtype`, `kind` ("dense": every output channel sees all
-    input channels or several; "depthwise": one), `least_flops`, `least_channels`, `least_bytes` (of all arrays).
+    input channels or several; "depthwise": one), `least_flops`, `most_flops`, `least_channels`, `least_bytes` (of
+    all arrays).
 
     Raises
     ------
@@ -147,6 +152,7 @@ def selected(select: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         "dtype": lambda wanted: problem.dtype == wanted,
         "kind": lambda wanted: row["family"] == "conv" and kind == wanted,
         "least_flops": lambda wanted: 2 * problem.macs >= wanted,
+        "most_flops": lambda wanted: 2 * problem.macs <= wanted,
         "least_channels": lambda wanted: channels >= wanted,
         "least_bytes": lambda wanted: problem.bytes >= wanted,
     }

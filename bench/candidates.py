@@ -84,6 +84,28 @@ class Algorithm:
         )
 
 
+class ThroughPlan:
+    """`Plan.run`: what is left of a call's cost when its problem is settled before."""
+
+    name = "plan"
+
+    def prepare(self, problem: Problem, direction: str, operands: Operands) -> Prepared:
+        """Plan outside of what is timed."""
+        if not isinstance(problem, fastconv.ConvProblem) or problem.axes != 2 or problem.channels_last:
+            raise Refused("only conv2d of NCHW has plans that users run")
+        plan = fastconv.plan_conv2d(
+            problem.input_shape, problem.weight_shape, stride=problem.stride, padding=problem.pads,
+            dilation=problem.dilation, groups=problem.groups, dtype=problem.dtype, direction=direction,
+        )  # fmt: skip
+        own: Any = operands
+        first, second = {
+            "forward": (own.input, own.weight),
+            "backward_input": (own.grad_output, own.weight),
+            "backward_weight": (own.grad_output, own.input),
+        }[direction]
+        return Prepared(self.name, partial(plan.run, first, second), plan.error, plan.workspace_bytes)
+
+
 def _is_conv(problem: Problem) -> bool:
     return isinstance(problem, fastconv.ConvProblem)
 
@@ -99,7 +121,11 @@ def fastconv_call(
     layout = ("NDHWC" if problem.axes == 3 else "NHWC") if problem.channels_last else None
     named: dict[str, Any] = {"data_format": layout, "algorithm": algorithm}
     if isinstance(problem, fastconv.ConvProblem):
-        window = {"stride": problem.stride, "padding": problem.pads, "dilation": problem.dilation}
+        window: dict[str, Any] = {"stride": _short(problem.stride), "dilation": _short(problem.dilation)}
+        low = _short(tuple(low for low, high in problem.pads if low == high))
+        window["padding"] = (
+            low if isinstance(low, int) and problem.pads == ((low, low),) * problem.axes else problem.pads
+        )
         named |= {"groups": problem.groups, **window}
         if direction == "forward":
             return partial(_public(f"conv{problem.axes}d"), x.input, x.weight, **named)
@@ -125,6 +151,11 @@ def fastconv_call(
     if direction == "forward":
         return partial(_public(f"avg_pool{problem.axes}d"), x.input, **named)
     return partial(_public(f"avg_pool{problem.axes}d_backward"), x.grad_output, problem.input_shape, **named)
+
+
+def _short(values: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One int for all axes where they agree, as users write it."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def problem_zero(problem: Problem) -> np.ndarray:
@@ -157,10 +188,12 @@ def find(algorithms: tuple[str, ...], peers: tuple[str, ...]) -> list[Candidate]
     ValueError
         For a name that nothing is known under, or a peer that is not installed.
     """
-    known = [*registered(), "auto"]
+    known = [*registered(), "auto", ThroughPlan.name]
     if strange := [name for name in algorithms if name not in known]:
         raise ValueError(f"unknown algorithm {strange[0]!r}; the names are {', '.join(known)}")
-    found: list[Candidate] = [Algorithm(name) for name in algorithms or registered()]
+    found: list[Candidate] = [
+        ThroughPlan() if name == ThroughPlan.name else Algorithm(name) for name in algorithms or registered()
+    ]
     if peers:
         from bench import peers as others
 

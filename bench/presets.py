@@ -61,11 +61,12 @@ class Bar:
 
     name: str
     candidate: str
-    measure: str  # "ratio" to the fastest of `against`; "peak" or "copy": a share of it; "scaling"
+    measure: str  # "ratio" to the fastest of `against`; "peak" or "copy": a share of it; "scaling"; "time"
     geometric_mean: float
     worst: float
     against: tuple[str, ...] = ()
     select: Mapping[str, Any] | None = None
+    microseconds: float = 0.0  # what a "time" is allowed
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,10 @@ def read_sweep(name: str, title: str, parameter: str, problem: str, values: Iter
 
 def _read_bar(entry: Mapping[str, Any]) -> Bar:
     bar = Bar(**{**entry, "against": tuple(entry.get("against", ()))})
-    if bar.measure not in ("ratio", "peak", "copy", "scaling"):
-        raise ValueError(f"bar {bar.name!r}: measure must be ratio, peak, copy or scaling, got {bar.measure!r}")
+    if bar.measure not in ("ratio", "peak", "copy", "scaling", "time"):
+        raise ValueError(f"bar {bar.name!r}: measure must be ratio, peak, copy, scaling or time, got {bar.measure!r}")
+    if (bar.measure == "time") != (bar.microseconds > 0):
+        raise ValueError(f"bar {bar.name!r}: a time, and only a time, is allowed some microseconds")
     if (bar.measure == "ratio") != bool(bar.against):
         raise ValueError(f"bar {bar.name!r}: a ratio, and only a ratio, is against somebody")
     return bar

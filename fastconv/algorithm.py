@@ -39,6 +39,8 @@ class Direction(enum.Enum):
     BACKWARD_INPUT = "backward_input"
     BACKWARD_WEIGHT = "backward_weight"
 
+    __hash__ = object.__hash__  # enum's own is a Python function; a direction is in the key of every plan
+
     def __str__(self) -> str:
         return self.value
 

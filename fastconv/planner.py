@@ -7,6 +7,7 @@ is cached, so that a call of a known shape costs a dictionary look-up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -62,9 +63,8 @@ class Plan:
 
     def execute(self, *arguments: Any) -> None:
         """Run on arrays and results that are as the contract wants them (algorithm.py); functional's way in."""
-        compute = self._implementation.direction(self.direction)
         with workspace.scratch(self.workspace_bytes) as granted:
-            compute(self.problem, *arguments, granted, self.threads)
+            self._compute(self.problem, *arguments, granted, self.threads)
 
     def run(self, *arrays: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         """Compute the result of this convolution plan.
@@ -111,6 +111,10 @@ class Plan:
         else:
             self.execute(*operands, result, None)
         return result
+
+    @cached_property
+    def _compute(self) -> Callable[..., None]:
+        return self._implementation.direction(self.direction)
 
     @cached_property
     def _signature(self) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype]:

@@ -17,7 +17,8 @@ A MAC is one multiply-accumulate of the direct method; FLOPs are two MACs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -154,8 +155,23 @@ def _check_common(dtype: str, batch: int) -> None:
         raise InvalidProblem(f"batch must be at least 0, got {batch}")
 
 
+class _Value:
+    """What problems derive from their fields, computed once: every call looks its plan up by the problem."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, entry.name) for entry in fields(self) if entry.compare))  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, object]:
+        """The fields alone: hashes of texts differ between processes."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class ConvProblem:
+class ConvProblem(_Value):
     """One convolution (cross-correlation, as in all of deep learning), in each of its three directions.
 
     Parameters
@@ -204,6 +220,8 @@ class ConvProblem:
     channels_last: bool = False
     out_size: Ints = field(init=False, repr=False, compare=False)
 
+    __hash__ = _Value.__hash__
+
     def __post_init__(self) -> None:
         _canonicalise(self, ("batch", "in_channels", "out_channels", "groups"), ("channels_last",))
         _check_common(self.dtype, self.batch)
@@ -235,28 +253,28 @@ class ConvProblem:
         """Output channels of one group."""
         return self.out_channels // self.groups
 
-    @property
+    @cached_property
     def input_shape(self) -> Ints:
         """Shape of the input and its gradient, in the problem's layout."""
         return _image_shape(self.batch, self.in_channels, self.in_size, self.channels_last)
 
-    @property
+    @cached_property
     def weight_shape(self) -> Ints:
         """(out_channels, in_channels / groups, *kernel)."""
         return (self.out_channels, self.group_in_channels, *self.kernel)
 
-    @property
+    @cached_property
     def output_shape(self) -> Ints:
         """Shape of the output and its gradient, in the problem's layout."""
         return _image_shape(self.batch, self.out_channels, self.out_size, self.channels_last)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of the direct method, the same in all three directions; padding counts."""
         reduction = self.group_in_channels * math.prod(self.kernel)
         return self.batch * self.out_channels * math.prod(self.out_size) * reduction
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of input, weight and output together: the least that must move."""
         elements = sum(math.prod(shape) for shape in (self.input_shape, self.weight_shape, self.output_shape))
@@ -269,7 +287,7 @@ class ConvProblem:
 
 
 @dataclass(frozen=True)
-class PoolProblem:
+class PoolProblem(_Value):
     """One maximum or average pooling, forward and backward.
 
     Parameters
@@ -314,6 +332,8 @@ class PoolProblem:
     channels_last: bool = False
     out_size: Ints = field(init=False, repr=False, compare=False)
 
+    __hash__ = _Value.__hash__
+
     def __post_init__(self) -> None:
         if self.kind not in ("max", "avg"):
             raise InvalidProblem(f'kind must be "max" or "avg", got {self.kind!r}')
@@ -346,22 +366,22 @@ class PoolProblem:
         """Number of spatial axes, 2 or 3."""
         return len(self.in_size)
 
-    @property
+    @cached_property
     def input_shape(self) -> Ints:
         """Shape of the input and its gradient, in the problem's layout."""
         return _image_shape(self.batch, self.channels, self.in_size, self.channels_last)
 
-    @property
+    @cached_property
     def output_shape(self) -> Ints:
         """Shape of the output, its gradient and the indices, in the problem's layout."""
         return _image_shape(self.batch, self.channels, self.out_size, self.channels_last)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Elements visited: comparisons of a maximum, additions of an average."""
         return self.batch * self.channels * math.prod(self.out_size) * math.prod(self.kernel)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of input and output together: the least that must move."""
         return (math.prod(self.input_shape) + math.prod(self.output_shape)) * ITEM_BYTES[self.dtype]

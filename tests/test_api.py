@@ -630,3 +630,13 @@ def test_results_own_their_memory_and_warn_of_nothing():
         assert result.flags.writeable
         assert result.flags.c_contiguous
     assert_same_bits(y, Y)
+
+
+@pytest.mark.parametrize("stride", [True, 1.0, np.float32(1), "1", None])
+def test_what_equals_a_known_argument_is_not_taken_for_it(stride):
+    """Calls are remembered by their arguments, and 1 == 1.0 == True."""
+    images, filters = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    fastconv.conv2d(images, filters, stride=1)
+    for argument in ("stride", "dilation", "groups", "padding"):
+        with pytest.raises((TypeError, ValueError)):
+            fastconv.conv2d(images, filters, **{argument: stride})

@@ -373,6 +373,7 @@ def test_layers_of_real_networks_are_problems(network):
         ({"directions": ["sideways"]}, "sideways"),
         ({"bars": [{"name": "x", "candidate": "a", "measure": "speed", "geometric_mean": 1, "worst": 1}]}, "measure"),
         ({"bars": [{"name": "x", "candidate": "a", "measure": "ratio", "geometric_mean": 1, "worst": 1}]}, "against"),
+        ({"bars": [{"name": "x", "candidate": "a", "measure": "time", "geometric_mean": 1, "worst": 1}]}, "micro"),
         ({"problems": ["nonsense"]}, "nonsense"),
     ],
 )
@@ -481,6 +482,12 @@ def test_scaling_is_a_share_of_what_the_limits_scale():
     assert judged(bar("scaling"), *rows).mean == pytest.approx(1.0), "memory is shared by the threads"
 
 
+def test_a_time_is_judged_by_what_it_is_allowed():
+    allowed = presets.Bar("a call", "ours", "time", 1.0, 1.0, microseconds=12.0)
+    assert judged(allowed, (A, "forward", 1, "ours", [10e-6, 10e-6])).mean == pytest.approx(1.2)
+    assert not judged(allowed, (A, "forward", 1, "ours", [13e-6, 13e-6])).reached
+
+
 def test_bars_select_rows():
     row = {"problem": A, "direction": "forward", "threads": 1, "family": "conv"}
     depthwise = {**row, "problem": "f32_n1c8h8w8_k8r3s3_g8"}
@@ -489,6 +496,7 @@ def test_bars_select_rows():
     assert bars.selected({"kind": "depthwise"}, depthwise)
     assert not bars.selected({"least_channels": 9}, row)
     assert not bars.selected({"least_flops": 1e12}, row)
+    assert not bars.selected({"most_flops": 1}, row)
     assert not bars.selected({"directions": ["backward_input"]}, row)
     assert not bars.selected({"dtype": "float64"}, row)
     with pytest.raises(ValueError, match="colour"):

@@ -57,7 +57,8 @@ SMALLEST = {
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip
 CACHED = (
-    correlation.correlation, contraction.contraction, tiles.correlation_layout, tiles.gradient_split, pool._schedule,
+    correlation.correlation, contraction.contraction, conv._gathering, conv._contracting, tiles.correlation_layout,
+    tiles.gradient_split, pool._schedule,
 )  # fmt: skip
 
 CONV_NAMES = (

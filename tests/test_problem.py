@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -87,3 +92,15 @@ def test_explain_says_why_and_why_not():
     assert "Another number of threads" in free
     with fastconv.use(algorithm="naive"):
         assert "chosen: preferred by use() or configure()" in str(fastconv.explain(problem))
+
+
+def test_a_pickled_problem_is_found_again_in_another_process():
+    """Its hash is remembered, and that of a text differs from process to process."""
+    problem = fastconv.parse_problem("f32_n1c3h8w8_k4r3s3")
+    hash(problem)
+    code = (
+        "import pickle, sys, fastconv; problem = pickle.loads(bytes.fromhex(sys.argv[1])); "
+        "assert {fastconv.parse_problem(str(problem)): 1}[problem] == 1"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, pickle.dumps(problem).hex()], check=True, env=environment, timeout=60)

@@ -20,15 +20,15 @@ what lies beyond grad_output never meet them.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
-from fastconv.conv.contraction import contraction
-from fastconv.conv.correlation import correlation
+from fastconv.conv.contraction import Contraction, contraction
+from fastconv.conv.correlation import Correlation, correlation
 from fastconv.conv.volumes import with_volumes
 from fastconv.kernels.cython import load
 from fastconv.machine import Machine, machine
@@ -65,7 +65,7 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
 SHARE_OF_PEAK = {Direction.FORWARD: 0.85, Direction.BACKWARD_INPUT: 0.82, Direction.BACKWARD_WEIGHT: 0.7}
 NARROW_SHARE_OF_PEAK = 0.2
 #: Seconds to pack a weight, or to write its gradient; of a plane of a narrow layer; of a call.
-WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 1e-9, 150e-9, 30e-6
+WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 1e-9, 150e-9, 6e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
@@ -114,10 +114,11 @@ def _dots_bytes(problem: ConvProblem) -> int:
     return aligned_bytes(8 * math.prod(problem.weight_shape)) + aligned_bytes(8 * problem.out_channels)
 
 
-def _share(scratch: Scratch, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
-    """How many threads the granted scratch has slots for, and how many ranges at once beside them."""
-    threads = max(1, min(threads, MOST_THREADS, (scratch.free - aligned_bytes(range_bytes)) // slot_bytes))
-    left = (scratch.free - threads * slot_bytes) // ALIGNMENT * ALIGNMENT
+@lru_cache(maxsize=256)
+def _share(granted: int, ranges: int, range_bytes: int, slot_bytes: int, threads: int) -> tuple[int, int]:
+    """How many threads the granted bytes have slots for, and how many ranges at once beside them."""
+    threads = max(1, min(threads, MOST_THREADS, (granted - aligned_bytes(range_bytes)) // slot_bytes))
+    left = (granted - threads * slot_bytes) // ALIGNMENT * ALIGNMENT
     return threads, max(1, min(ranges, left // max(range_bytes, 1)))
 
 
@@ -129,8 +130,34 @@ def _steps(prefix: str, shape: tuple[int, ...], channels_last: bool) -> dict[str
     return {f"{prefix}_n": n, f"{prefix}_c": channel, f"{prefix}_h": row, f"{prefix}_w": column}
 
 
-def _address(array: np.ndarray | None) -> int:
-    return 0 if array is None else array.ctypes.data
+def _addresses(tables: dict[str, np.ndarray]) -> dict[str, int]:
+    return {name: table.ctypes.data for name, table in tables.items()}
+
+
+@lru_cache(maxsize=256)
+def _gathering(problem: ConvProblem, direction: Direction, vector_bytes: int) -> tuple[Correlation, bytes, bytes]:
+    """The schedule, and what it knows of the tasks of packing and of gathering; it keeps their tables."""
+    schedule = correlation(problem, direction, vector_bytes)
+    forward = direction is Direction.FORWARD
+    taps = math.prod(problem.kernel)
+    k_step = problem.group_in_channels * taps
+    fields = schedule.fields | _addresses(schedule.tables)
+    packing = _kernels("pack").packing_task(
+        weight_dest=k_step if forward else taps, weight_source=taps if forward else k_step,
+        weight_group=problem.group_out_channels * k_step,
+        **{name: fields[name] for name in (
+            "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count",
+            "weight_width", "narrow",
+        )},
+    )  # fmt: skip
+    del fields["tap_places"]
+    images = (problem.input_shape, problem.output_shape)
+    source, dest = images if forward else images[::-1]
+    task = _kernels("direct").correlation_task(
+        scratch_bytes=schedule.slot_bytes, **fields,
+        **_steps("source", source, problem.channels_last), **_steps("dest", dest, problem.channels_last),
+    )  # fmt: skip
+    return schedule, packing, task
 
 
 def _correlate(
@@ -145,38 +172,19 @@ def _correlate(
 ) -> None:
     """Pack the weights of as many destination channels as the scratch holds, gather those, and so on."""
     kernels, packing = _kernels("direct"), _kernels("pack")
-    schedule = correlation(problem, direction, kernels.VECTOR_BYTES)
-    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
-    window = weight_kcrs.shape[2] * weight_kcrs.shape[3]
-    k_step, c_step = weight_kcrs.shape[1] * window, window
-    forward = direction is Direction.FORWARD
-    flags = scratch.take((schedule.ranges,), np.int64)
-    threads, at_once = _share(scratch, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
-    packed = scratch.take((at_once * schedule.range_bytes,), np.uint8)
-    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
+    schedule, packing_task, task = _gathering(problem, direction, kernels.VECTOR_BYTES)
+    flags = scratch.take((schedule.ranges,), np.int64) if direction is not Direction.FORWARD and schedule.halo else None
+    threads, at_once = _share(scratch.free, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
+    packed, slots = scratch.reserve(at_once * schedule.range_bytes), scratch.reserve(threads * schedule.slot_bytes)
+    pack, correlate = packing.PACK[problem.dtype], kernels.CORRELATE[problem.dtype]
+    relu = epilogue.activation == "relu"
     for first in range(0, schedule.ranges, at_once):
         ranges = min(at_once, schedule.ranges - first)
-        task = packing.packing_task(
-            weight=_address(weight_kcrs), packed=_address(packed),
-            not_finite=0 if forward or not schedule.halo else _address(flags),
-            weight_dest=k_step if forward else c_step, weight_source=c_step if forward else k_step,
-            weight_group=problem.group_out_channels * k_step, first_range=first,
-            **{name: fields[name] for name in (
-                "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count",
-                "weight_width", "narrow",
-            )},
-        )  # fmt: skip
-        pool.run(packing.PACK[problem.dtype], task, ranges, threads)
-        exact = not forward and schedule.halo and bool(flags[:ranges].any())
-        task = kernels.correlation_task(
-            source=_address(source), dest=_address(dest), packed=_address(packed), first_range=first,
-            bias=_address(epilogue.bias), relu=epilogue.activation == "relu", exact=exact,
-            scratch=_address(slots), scratch_bytes=schedule.slot_bytes,
-            **{name: value for name, value in fields.items() if name != "tap_places"},
-            **_steps("source", source.shape, problem.channels_last),
-            **_steps("dest", dest.shape, problem.channels_last),
-        )  # fmt: skip
-        pool.run(kernels.CORRELATE[problem.dtype], task, ranges * schedule.blocks_per_range, threads)
+        call = packing.packing_call(weight_kcrs, packed, flags, first)
+        pool.run(pack, call + packing_task, ranges, threads)
+        exact = flags is not None and bool(flags[:ranges].any())
+        call = kernels.correlation_call(source, dest, packed, epilogue.bias, slots, first, relu, exact)
+        pool.run(correlate, call + task, ranges * schedule.blocks_per_range, threads)
 
 
 def forward(
@@ -212,29 +220,35 @@ def _backward_weight_by_dots(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    kernels = _kernels("dots")
-    schedule = correlation(problem, Direction.FORWARD, _kernels("direct").VECTOR_BYTES)
+    kernels, gathering = _kernels("dots"), _kernels("direct")
+    schedule, _, task = _gathering(problem, Direction.FORWARD, gathering.VECTOR_BYTES)
     sums, bias_sums = scratch.take(grad_weight.shape, np.float64), scratch.take((problem.out_channels,), np.float64)
     threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.slot_bytes))
-    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
-    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
-    del fields["tap_places"]
+    call = gathering.correlation_call(
+        input, grad_output, sums.ctypes.data, None if grad_bias is None else bias_sums,
+        scratch.reserve(threads * schedule.slot_bytes),
+    )  # fmt: skip
     macs = problem.macs // (problem.in_channels * schedule.blocks_per_range)
     at_once = max(1, RUN_MACS // max(macs, 1))
     for first in range(0, schedule.blocks_per_range, at_once):
-        task = kernels.dots_task(
-            first, min(first + at_once, schedule.blocks_per_range),
-            source=_address(input), dest=_address(grad_output), packed=_address(sums),
-            bias=0 if grad_bias is None else _address(bias_sums), first_range=0, relu=0, exact=0,
-            scratch=_address(slots), scratch_bytes=schedule.slot_bytes, **fields,
-            **_steps("source", input.shape, problem.channels_last),
-            **_steps("dest", grad_output.shape, problem.channels_last),
-        )  # fmt: skip
-        pool.run(kernels.DOTS[problem.dtype], task, problem.in_channels, threads)
+        blocks = kernels.dots_range(first, min(first + at_once, schedule.blocks_per_range))
+        pool.run(kernels.DOTS[problem.dtype], call + task + blocks, problem.in_channels, threads)
     with np.errstate(all="ignore"):
         np.copyto(grad_weight, sums, casting="same_kind")
         if grad_bias is not None:
             np.copyto(grad_bias, bias_sums, casting="same_kind")
+
+
+@lru_cache(maxsize=256)
+def _contracting(problem: ConvProblem, vector_bytes: int) -> tuple[Contraction, bytes]:
+    """The schedule of grad_weight, and what it knows of the task; it keeps the tables."""
+    schedule = contraction(problem, vector_bytes)
+    task = _kernels("gradient").contraction_task(
+        scratch_bytes=schedule.slot_bytes, **schedule.fields, **_addresses(schedule.tables),
+        **_steps("input", problem.input_shape, problem.channels_last),
+        **_steps("grad_output", problem.output_shape, problem.channels_last),
+    )  # fmt: skip
+    return schedule, task
 
 
 def backward_weight(
@@ -251,26 +265,20 @@ def backward_weight(
         _backward_weight_by_dots(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
         return
     kernels = _kernels("gradient")
-    schedule = contraction(problem, kernels.VECTOR_BYTES)
-    bias_sums = scratch.take((schedule.bias_bytes,), np.uint8)
-    threads, at_once = _share(scratch, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
-    sums = scratch.take((at_once * schedule.range_bytes,), np.uint8)
-    slots = scratch.take((threads * schedule.slot_bytes,), np.uint8)
-    fields = schedule.fields | {name: _address(table) for name, table in schedule.tables.items()}
-    fields |= _steps("input", input.shape, problem.channels_last)
-    fields |= _steps("grad_output", grad_output.shape, problem.channels_last)
+    schedule, task = _contracting(problem, kernels.VECTOR_BYTES)
+    bias_sums = scratch.reserve(schedule.bias_bytes)
+    threads, at_once = _share(scratch.free, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
+    sums, slots = scratch.reserve(at_once * schedule.range_bytes), scratch.reserve(threads * schedule.slot_bytes)
+    contract, finish = kernels.CONTRACT[problem.dtype], kernels.FINISH[problem.dtype]
     for first in range(0, schedule.ranges, at_once):
         items = min(at_once, schedule.ranges - first)
         for block in range(0, schedule.blocks, schedule.run_blocks):
-            task = kernels.contraction_task(
-                input=_address(input), grad_output=_address(grad_output), grad_weight=_address(grad_weight),
-                grad_bias=_address(grad_bias), sums=_address(sums),
-                bias_sums=0 if grad_bias is None else _address(bias_sums), first_item=first,
-                first_block=block, last_block=min(block + schedule.run_blocks, schedule.blocks),
-                scratch=_address(slots), scratch_bytes=schedule.slot_bytes, **fields,
+            call = kernels.contraction_call(
+                input, grad_output, grad_weight, grad_bias, sums, bias_sums, slots, first, block,
+                min(block + schedule.run_blocks, schedule.blocks),
             )  # fmt: skip
-            pool.run(kernels.CONTRACT[problem.dtype], task, items, threads)
-        pool.run(kernels.FINISH[problem.dtype], task, items, threads)
+            pool.run(contract, call + task, items, threads)
+        pool.run(finish, call + task, items, threads)
 
 
 ALGORITHMS = (

@@ -12,7 +12,7 @@ from fastconv.algorithm import FUSED_ACTIVATIONS, Direction, Epilogue
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.conv_call import ConvCall, finish
+from fastconv.functional.conv_call import conv_call, finish
 from fastconv.planner import plan
 from fastconv.problem import Ints
 
@@ -57,7 +57,7 @@ def _conv(
     given = arguments.as_array("input", input)
     weights = arguments.as_array("weight", weight, given.dtype)
     images, batched = arguments.check_image("input", given, axes)
-    call = ConvCall(
+    call = conv_call(
         axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups,
         padding_mode, data_format,
     )  # fmt: skip

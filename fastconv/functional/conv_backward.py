@@ -11,7 +11,7 @@ from fastconv.algorithm import Direction, Epilogue
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.conv_call import ConvCall, channel_sums, finish
+from fastconv.functional.conv_call import ConvCall, channel_sums, conv_call, finish
 from fastconv.planner import plan
 
 
@@ -69,7 +69,7 @@ def _conv_backward(
     for_input, for_weight, for_bias = check_mask(output_mask)
     images, batched = arguments.check_image("input", given, axes)
     gradients, _ = arguments.check_image("grad_output", upstream, axes)
-    call = ConvCall(
+    call = conv_call(
         axes, arguments.compute_dtype(given), images.shape, weights.shape, stride, padding, dilation, groups,
         padding_mode, data_format,
     )  # fmt: skip

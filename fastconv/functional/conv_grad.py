@@ -11,7 +11,7 @@ from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_backward import grad_input_of, grad_weight_of
-from fastconv.functional.conv_call import ConvCall, finish
+from fastconv.functional.conv_call import conv_call, finish
 from fastconv.problem import Ints
 
 
@@ -35,7 +35,7 @@ def _conv_input(
     upstream = arguments.as_array("grad_output", grad_output, weights.dtype)
     shape = _check_size("input_size", input_size, axes)
     dtype = arguments.compute_dtype(weights)
-    call = ConvCall(axes, dtype, shape, weights.shape, stride, padding, dilation, groups, "zeros", None)
+    call = conv_call(axes, dtype, shape, weights.shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")
     grad_input = grad_input_of(call, arguments.plain(upstream), arguments.plain(weights), None)
     return finish(grad_input, True, weights.dtype, None)
@@ -56,7 +56,7 @@ def _conv_weight(
     arguments.check_dimensions("input", given, axes)
     shape = _check_size("weight_size", weight_size, axes)
     dtype = arguments.compute_dtype(given)
-    call = ConvCall(axes, dtype, given.shape, shape, stride, padding, dilation, groups, "zeros", None)
+    call = conv_call(axes, dtype, given.shape, shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")
     grad_weight, _ = grad_weight_of(call, arguments.plain(upstream), given, False, None)
     return finish(grad_weight, True, given.dtype, None)

@@ -16,7 +16,7 @@ from fastconv.algorithm import Direction, Epilogue
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
-from fastconv.functional.conv_call import ConvCall, finish
+from fastconv.functional.conv_call import conv_call, finish
 from fastconv.planner import plan
 from fastconv.problem import Ints
 
@@ -87,7 +87,7 @@ class TransposedCall:
         self.channels_last = channels_last
         self.out_channels = channels
         self.output_shape = image(sizes)
-        self.conv = ConvCall(
+        self.conv = conv_call(
             axes,
             dtype,
             image(covered),

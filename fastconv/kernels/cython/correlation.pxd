@@ -4,13 +4,19 @@ from libc.string cimport memset
 
 from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, copy_padded, fc_slots, fill_row, lanes, real
 
+cdef struct CorrelationCall:  # what differs from call to call
+    size_t source, dest, packed  # weights [range][block][phase][channel][tap][2 vectors], from first_range on
+    size_t bias  # 0: none
+    size_t scratch  # scratch_bytes for each slot: the buffer, and from sums_offset on the sums
+    ptrdiff_t first_range
+    ptrdiff_t relu
+    ptrdiff_t exact  # take no product with a zero outside the source: it could be infinity times zero
+
 cdef struct Correlation:
-    # Addresses of the first element; steps in elements along image, channel, row and column; extents.
-    size_t source, dest
+    CorrelationCall call
+    # Steps in elements along image, channel, row and column; extents.
     ptrdiff_t source_n, source_c, source_h, source_w, source_rows, source_columns
     ptrdiff_t dest_n, dest_c, dest_h, dest_w, dest_rows, dest_columns
-    size_t bias  # 0: none
-    ptrdiff_t relu
     ptrdiff_t images, group_source, group_dest
     # Pixels j of both axes, before dest_step; blocks of them; blocks of source and destination channels.
     ptrdiff_t rows, columns, image_block, row_block, column_block, channel_block, range_blocks
@@ -20,13 +26,9 @@ cdef struct Correlation:
     # within a channel's plane of the buffer; of each (phase, channel, tap) the distance in the buffer.
     size_t buffer_rows, column_groups, phases, taps, offsets, channel_offsets
     ptrdiff_t buffer_row_count, column_group_count, pitch, phase_count, tap_count
-    size_t packed  # weights [range][block][phase][channel][tap][2 vectors], of the ranges from first_range on
-    ptrdiff_t first_range
     ptrdiff_t weight_width  # elements of a row of packed weights: 2 vectors; narrow: group_dest
     ptrdiff_t narrow  # few destination channels: vectors run over pixels
     ptrdiff_t covered  # every pixel of the destination is reached by some tap
-    ptrdiff_t exact  # take no product with a zero outside the source: it could be infinity times zero
-    size_t scratch  # scratch_bytes for each slot: the buffer, and from sums_offset on the sums
     ptrdiff_t scratch_bytes, sums_offset
 
 cdef struct CorrelationRun:
@@ -57,7 +59,7 @@ cdef inline Block locate(real *unit, const Correlation *t, ptrdiff_t item) noexc
     b.images = at_most(t.image_block, t.images - b.image)
     item //= blocks
     b.weights = item * t.range_blocks
-    item += t.first_range
+    item += t.call.first_range
     b.group = item // group_ranges
     b.first_block = item % group_ranges * t.range_blocks
     b.blocks = at_most(t.range_blocks, group_blocks - b.first_block)
@@ -81,7 +83,7 @@ cdef inline void fill(const Correlation *t, const Block *b, ptrdiff_t channel, p
         and rows[count - 1] - rows[0] == count - 1)
     for n in range(b.images):
         for c in range(channels):
-            plane = (<const real *>t.source + (b.image + n) * t.source_n
+            plane = (<const real *>t.call.source + (b.image + n) * t.source_n
                      + (b.group * t.group_source + channel + c) * t.source_c)
             if whole:
                 copy_padded(to, plane + (top + above if below > above else 0) * t.source_h, above * t.pitch,

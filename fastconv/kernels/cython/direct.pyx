@@ -14,7 +14,9 @@ at the end they get the epilogue and are transposed into the destination.
 
 from libc.string cimport memcpy, memset
 
-from fastconv.kernels.cython.correlation cimport Block, Correlation, CorrelationRun, fill, locate
+from fastconv.kernels.cython.arrays cimport address
+from fastconv.kernels.cython.correlation cimport (
+    Block, Correlation, CorrelationCall, CorrelationRun, fill, locate)
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, FC_LINE_VECTORS, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_take_slot,
     finish_line, lanes, line, real, tile, transpose)
@@ -92,13 +94,13 @@ cdef void store(const Correlation *t, const Block *b, ptrdiff_t block, real *sum
     cdef ptrdiff_t columns = at_most(b.columns * t.dest_step_w, t.dest_columns - column)
     cdef real[32] bias  # 2 vectors of the narrowest type
     cdef real *to
-    if t.bias:
+    if t.call.bias:
         memset(bias, 0, sizeof(bias))
-        memcpy(bias, <const real *>t.bias + first, <size_t>channels * sizeof(real))
+        memcpy(bias, <const real *>t.call.bias + first, <size_t>channels * sizeof(real))
     for n in range(b.images):
-        if t.bias or t.relu:
-            epilogue(sums, width, rows * b.sum_columns, width, bias if t.bias else NULL, <int>t.relu)
-        to = <real *>t.dest + (b.image + n) * t.dest_n + first * t.dest_c + row * t.dest_h + column * t.dest_w
+        if t.call.bias or t.call.relu:
+            epilogue(sums, width, rows * b.sum_columns, width, bias if t.call.bias else NULL, <int>t.call.relu)
+        to = <real *>t.call.dest + (b.image + n) * t.dest_n + first * t.dest_c + row * t.dest_h + column * t.dest_w
         if columns == b.sum_columns and t.dest_h == columns * t.dest_w:
             store_pixels(t, sums, rows * columns, channels, to)
         else:
@@ -113,7 +115,7 @@ cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, re
     cdef ptrdiff_t size = b.sum_rows * b.sum_columns * width * t.image_block
     cdef const ptrdiff_t *phase
     cdef const real *weights
-    cdef int vectors, add = 1 if t.exact or not t.covered else 0
+    cdef int vectors, add = 1 if t.call.exact or not t.covered else 0
     if add or b.columns < t.column_block:  # the epilogue passes over columns that a narrower block leaves out
         memset(sums, 0, <size_t>(size * b.blocks) * sizeof(real))
     for channel_block in range(ceil_div(t.group_source, t.channel_block)):
@@ -125,9 +127,9 @@ cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, re
             vectors = 2 if left > lanes(sums) else 1
             for k in range(t.phase_count):
                 phase = <const ptrdiff_t *>t.phases + 4 * k
-                weights = (<const real *>t.packed + (b.weights + block) * t.tap_count * t.group_source * t.weight_width
+                weights = (<const real *>t.call.packed + (b.weights + block) * t.tap_count * t.group_source * t.weight_width
                            + (phase[2] * t.group_source + channel * phase[3]) * vectors * lanes(sums))
-                if t.exact:
+                if t.call.exact:
                     correlate_exactly(t, b, phase, vectors, buffer, channels, weights, sums + block * size)
                 else:
                     correlate_phase(t, b, phase, vectors, buffer, channels, weights, sums + block * size,
@@ -188,11 +190,11 @@ cdef void store_narrow(const Correlation *t, const Block *b, const ptrdiff_t *ph
     for j in range(rows):
         row = to + (j * t.dest_step_h + phase[0]) * t.dest_h + phase[1] * t.dest_w
         if step == 1:
-            finish_line(sums + j * t.pitch, row, columns, bias, <int>t.relu)
+            finish_line(sums + j * t.pitch, row, columns, bias, <int>t.call.relu)
         else:
             for i in range(columns):
                 x = sums[j * t.pitch + i] + bias
-                row[i * step] = 0 if t.relu and x < 0 else x
+                row[i * step] = 0 if t.call.relu and x < 0 else x
 
 
 cdef void fill_dest(const Correlation *t, const Block *b, real value, real *to) noexcept nogil:
@@ -212,11 +214,11 @@ cdef void finish_narrow(const Correlation *t, const Block *b, const real *sums, 
     for n in range(b.images):
         for k in range(t.group_dest):
             channel = b.group * t.group_dest + k
-            bias = (<const real *>t.bias)[channel] if t.bias else 0
-            to = (<real *>t.dest + (b.image + n) * t.dest_n + channel * t.dest_c
+            bias = (<const real *>t.call.bias)[channel] if t.call.bias else 0
+            to = (<real *>t.call.dest + (b.image + n) * t.dest_n + channel * t.dest_c
                   + b.row * t.dest_step_h * t.dest_h + b.column * t.dest_step_w * t.dest_w)
             if not t.covered:
-                fill_dest(t, b, <real>0 if t.relu and bias < 0 else bias, to)
+                fill_dest(t, b, <real>0 if t.call.relu and bias < 0 else bias, to)
             for p in range(t.phase_count):
                 store_narrow(t, b, <const ptrdiff_t *>t.phases + 4 * p,
                              sums + ((p * t.image_block + n) * t.group_dest + k) * room, bias, to)
@@ -229,18 +231,18 @@ cdef void correlate_narrow(const Correlation *t, const Block *b, real *buffer, r
     cdef const ptrdiff_t *phase
     cdef const real *weights
     cdef real *to
-    if t.exact:
+    if t.call.exact:
         memset(sums, 0, <size_t>(t.phase_count * t.image_block * t.group_dest * room) * sizeof(real))
     while channel < t.group_source:
         channels = at_most(t.channel_block, t.group_source - channel)
         fill(t, b, channel, channels, buffer)
         for p in range(t.phase_count):
             phase = <const ptrdiff_t *>t.phases + 4 * p
-            weights = <const real *>t.packed + (b.weights * t.tap_count * t.group_source + phase[2] * t.group_source
+            weights = <const real *>t.call.packed + (b.weights * t.tap_count * t.group_source + phase[2] * t.group_source
                                                 + channel * phase[3]) * t.group_dest
             for n in range(b.images):
                 to = sums + (p * t.image_block + n) * t.group_dest * room
-                if t.exact:
+                if t.call.exact:
                     narrow_exactly(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room)
                 else:
                     narrow_phase(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room,
@@ -252,7 +254,7 @@ cdef void correlate_narrow(const Correlation *t, const Block *b, real *buffer, r
 cdef void correlate(real *unit, CorrelationRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Correlation *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
-    cdef char *mine = <char *>t.scratch + slot * t.scratch_bytes
+    cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
     cdef ptrdiff_t item
     cdef Block b
     for item in range(first, last):
@@ -283,8 +285,16 @@ CORRELATE = {"float32": <size_t><fc_kernel>correlate_float32, "float64": <size_t
 
 
 def correlation_task(**fields):
-    """Pack the task of CORRELATE: every field of `Correlation`, by name."""
+    """Pack what a schedule knows of the task of CORRELATE: every field of `Correlation` but `call`, by name."""
     cdef CorrelationRun run
     memset(&run, 0, sizeof(run))
-    run.fields = fields
-    return (<char *>&run)[:sizeof(run)]
+    run.fields = fields | {"call": run.fields.call}
+    return (<char *>&run)[sizeof(CorrelationCall):sizeof(run)]
+
+
+def correlation_call(source, dest, size_t packed, bias, size_t scratch, ptrdiff_t first_range=0, bint relu=False,
+                     bint exact=False):
+    """Pack what comes before it in each call: two arrays, an address, an array or None, an address, and flags."""
+    cdef CorrelationCall call = CorrelationCall(
+        address(source), address(dest), packed, address(bias), scratch, first_range, relu, exact)
+    return (<char *>&call)[:sizeof(call)]

@@ -23,7 +23,7 @@ cdef void add_block(const Correlation *t, const Block *b, ptrdiff_t channel, rea
     fill(t, b, channel, 1, buffer)
     for n in range(b.images):
         for k in range(t.group_dest):
-            grad = (<const real *>t.dest + (b.image + n) * t.dest_n + (b.group * t.group_dest + k) * t.dest_c
+            grad = (<const real *>t.call.dest + (b.image + n) * t.dest_n + (b.group * t.group_dest + k) * t.dest_c
                     + b.row * t.dest_h + b.column * t.dest_w)
             step = t.dest_h
             if t.dest_w != 1:
@@ -41,7 +41,7 @@ cdef void add_block(const Correlation *t, const Block *b, ptrdiff_t channel, rea
 cdef void run_dots(real *unit, Dots *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Correlation *t = &run.forward.fields
     cdef int slot = fc_take_slot(&run.forward.slots)
-    cdef char *mine = <char *>t.scratch + slot * t.scratch_bytes
+    cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
     cdef ptrdiff_t blocks = (ceil_div(t.images, t.image_block) * ceil_div(t.rows, t.row_block)
                              * ceil_div(t.columns, t.column_block))
     cdef ptrdiff_t item, block, group, channel, k
@@ -51,8 +51,8 @@ cdef void run_dots(real *unit, Dots *run, ptrdiff_t first, ptrdiff_t last) noexc
     for item in range(first, last):
         group = item // t.group_source
         channel = item % t.group_source
-        sums = <double *>t.packed + group * t.group_dest * t.group_source * t.tap_count
-        bias = <double *>t.bias + group * t.group_dest if t.bias and channel == 0 else NULL
+        sums = <double *>t.call.packed + group * t.group_dest * t.group_source * t.tap_count
+        bias = <double *>t.call.bias + group * t.group_dest if t.call.bias and channel == 0 else NULL
         if run.first_block == 0:
             for k in range(t.group_dest):
                 memset(sums + (k * t.group_source + channel) * t.tap_count, 0,
@@ -77,11 +77,9 @@ cdef void dots_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nog
 DOTS = {"float32": <size_t><fc_kernel>dots_float32, "float64": <size_t><fc_kernel>dots_float64}
 
 
-def dots_task(ptrdiff_t first_block, ptrdiff_t last_block, **fields):
-    """Pack the task of DOTS: every field of `Correlation`, by name, and the blocks of pixels to add."""
+def dots_range(ptrdiff_t first_block, ptrdiff_t last_block):
+    """Pack what the task of DOTS has after that of CORRELATE, whose `packed` and `bias` are the sums."""
     cdef Dots run
-    memset(&run, 0, sizeof(run))
-    run.forward.fields = fields
     run.first_block = first_block
     run.last_block = last_block
-    return (<char *>&run)[:sizeof(run)]
+    return (<char *>&run)[sizeof(CorrelationRun):sizeof(run)]

@@ -12,31 +12,34 @@ With few channels in a group that tile would be nearly empty; `expanded` then ma
 
 from libc.string cimport memset
 
+from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, fill_row, lanes,
     real, tile, transpose)
 
+cdef struct ContractionCall:  # what differs from call to call
+    size_t input, grad_output, grad_weight, grad_bias
+    size_t sums  # [item][block][channel][tap][2 vectors], of the items from first_item on
+    size_t bias_sums  # float64, 2 vectors for each block of output channels of each group; 0: not wanted
+    size_t scratch  # scratch_bytes for each slot: buffer, rows to transpose, grad_output, table of pixels
+    ptrdiff_t first_item
+    ptrdiff_t first_block, last_block  # blocks of pixels that this run adds
+
 cdef struct Contraction:
-    # Addresses of the first element; steps in elements along image, channel, row and column; extents.
-    size_t input, grad_output
+    ContractionCall call
+    # Steps in elements along image, channel, row and column; extents.
     ptrdiff_t input_n, input_c, input_h, input_w, input_rows, input_columns
     ptrdiff_t grad_output_n, grad_output_c, grad_output_h, grad_output_w
     ptrdiff_t step_h, step_w  # stride of the convolution
     ptrdiff_t images, rows, columns  # output pixels
     ptrdiff_t image_block, row_block, column_block
-    ptrdiff_t first_block, last_block  # blocks of pixels that this run adds
     ptrdiff_t group_in, group_out  # channels of a group; expanded: group_in counts (channel, tap)
-    ptrdiff_t channel_block, range_blocks, first_item
+    ptrdiff_t channel_block, range_blocks
     # int64 tables: input row of each buffer row and input column of each column group, both for pixel 0; of each tap
     # the distance in the buffer, in pixels. Expanded: of each (channel, tap) its channel, row and column for pixel 0.
     size_t buffer_rows, column_groups, distances, expansion
     ptrdiff_t buffer_row_count, column_group_count, pitch, tap_count
     ptrdiff_t expanded
-    size_t sums  # [item][block][channel][tap][2 vectors], of the items from first_item on
-    size_t bias_sums  # float64, 2 vectors for each block of output channels of each group; 0: not wanted
-    size_t grad_weight, grad_bias
-    # scratch_bytes for each slot: buffer, rows to transpose, grad_output, table of pixels, each from its offset on.
-    size_t scratch
     ptrdiff_t scratch_bytes, rows_offset, grad_offset, pixels_offset
 
 cdef struct ContractionRun:
@@ -100,7 +103,7 @@ cdef void fill(const Contraction *t, const Part *p, const Pixels *x, real *rows,
     cdef const real *plane
     cdef ptrdiff_t n, s, r
     for n in range(x.images):
-        plane = <const real *>t.input + (x.image + n) * t.input_n + (p.group * t.group_in + p.channel) * t.input_c
+        plane = <const real *>t.call.input + (x.image + n) * t.input_n + (p.group * t.group_in + p.channel) * t.input_c
         for s in range(t.column_group_count):
             for r in range(t.buffer_row_count):
                 fill_rows(t, plane, p.channels, buffer_rows[r] + x.row * t.step_h, columns[s] + x.column * t.step_w,
@@ -121,7 +124,7 @@ cdef void fill_expanded(const Contraction *t, const Part *p, const Pixels *x, re
                 for d in range(few):
                     entry = <const ptrdiff_t *>t.expansion + 3 * (p.channel + c + d)
                     h = entry[1] + (x.row + j) * t.step_h
-                    plane = <const real *>t.input + (x.image + n) * t.input_n + (
+                    plane = <const real *>t.call.input + (x.image + n) * t.input_n + (
                         p.group * in_channels + entry[0]) * t.input_c
                     if 0 <= h < t.input_rows:
                         fill_row(rows + d * x.columns, plane + h * t.input_h, t.input_w,
@@ -152,7 +155,7 @@ cdef ptrdiff_t fill_grad(const Contraction *t, const Part *p, const Pixels *x, p
     cdef ptrdiff_t first = p.group * t.group_out + (p.first_block + block) * 2 * lanes(to), n, j
     cdef const real *source
     for n in range(x.images):
-        source = (<const real *>t.grad_output + (x.image + n) * t.grad_output_n + first * t.grad_output_c
+        source = (<const real *>t.call.grad_output + (x.image + n) * t.grad_output_n + first * t.grad_output_c
                   + x.row * t.grad_output_h + x.column * t.grad_output_w)
         if t.grad_output_h == x.columns * t.grad_output_w:
             fill_pixels(source, t.grad_output_c, t.grad_output_w, x.rows * x.columns, channels, width, to)
@@ -201,8 +204,8 @@ cdef void contract_block(const Contraction *t, const Part *p, const Pixels *x, r
         channels = at_most(full, t.group_out - (p.first_block + block) * full)
         width = full if channels > lanes(sums) else lanes(sums)
         pixels = fill_grad(t, p, x, block, channels, width, grad)
-        if t.bias_sums and p.channel == 0:
-            add_bias(grad, pixels, width, <double *>t.bias_sums + (p.bias_block + block) * full)
+        if t.call.bias_sums and p.channel == 0:
+            add_bias(grad, pixels, width, <double *>t.call.bias_sums + (p.bias_block + block) * full)
         tiles = ceil_div(p.channels, FC_ROWS)
         done = 0
         while tiles > 0:
@@ -223,13 +226,13 @@ cdef void contract(real *unit, ContractionRun *run, ptrdiff_t first, ptrdiff_t l
     cdef Part p
     cdef Pixels x
     for item in range(first, last):
-        p = locate(unit, t, item + t.first_item)
-        if t.bias_sums and p.channel == 0 and t.first_block == 0:
-            memset(<double *>t.bias_sums + p.bias_block * 2 * lanes(unit), 0,
+        p = locate(unit, t, item + t.call.first_item)
+        if t.call.bias_sums and p.channel == 0 and t.call.first_block == 0:
+            memset(<double *>t.call.bias_sums + p.bias_block * 2 * lanes(unit), 0,
                    <size_t>(p.blocks * 2 * lanes(unit)) * sizeof(double))
-        for block in range(t.first_block, t.last_block):
+        for block in range(t.call.first_block, t.call.last_block):
             x = locate_pixels(t, block)
-            contract_block(t, &p, &x, <real *>t.sums + item * size, <char *>t.scratch + slot * t.scratch_bytes,
+            contract_block(t, &p, &x, <real *>t.call.sums + item * size, <char *>t.call.scratch + slot * t.scratch_bytes,
                            block > 0)
     fc_give_slot(&run.slots, slot)
 
@@ -241,16 +244,16 @@ cdef void finish(real *unit, const Contraction *t, ptrdiff_t first, ptrdiff_t la
     cdef ptrdiff_t channels
     cdef Part p
     for item in range(first, last):
-        p = locate(unit, t, item + t.first_item)
+        p = locate(unit, t, item + t.call.first_item)
         for block in range(p.blocks):
-            sums = <const real *>t.sums + (item * t.range_blocks + block) * t.channel_block * taps * full
+            sums = <const real *>t.call.sums + (item * t.range_blocks + block) * t.channel_block * taps * full
             channels = at_most(full, t.group_out - (p.first_block + block) * full)
             k = p.group * t.group_out + (p.first_block + block) * full
-            transpose(sums, full, <real *>t.grad_weight + (k * t.group_in + p.channel) * taps, t.group_in * taps,
+            transpose(sums, full, <real *>t.call.grad_weight + (k * t.group_in + p.channel) * taps, t.group_in * taps,
                       p.channels * taps, channels)
-            if t.bias_sums and p.channel == 0:
+            if t.call.bias_sums and p.channel == 0:
                 for i in range(channels):
-                    (<real *>t.grad_bias)[k + i] = <real>(<double *>t.bias_sums)[(p.bias_block + block) * full + i]
+                    (<real *>t.call.grad_bias)[k + i] = <real>(<double *>t.call.bias_sums)[(p.bias_block + block) * full + i]
 
 
 cdef void contract_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -277,8 +280,17 @@ FINISH = {"float32": <size_t><fc_kernel>finish_float32, "float64": <size_t><fc_k
 
 
 def contraction_task(**fields):
-    """Pack the task of CONTRACT and FINISH: every field of `Contraction`, by name."""
+    """Pack what a schedule knows of the task of CONTRACT and FINISH: every field of `Contraction` but `call`."""
     cdef ContractionRun run
     memset(&run, 0, sizeof(run))
-    run.fields = fields
-    return (<char *>&run)[:sizeof(run)]
+    run.fields = fields | {"call": run.fields.call}
+    return (<char *>&run)[sizeof(ContractionCall):sizeof(run)]
+
+
+def contraction_call(input, grad_output, grad_weight, grad_bias, size_t sums, size_t bias_sums, size_t scratch,
+                     ptrdiff_t first_item, ptrdiff_t first_block, ptrdiff_t last_block):
+    """Pack what comes before it in each call; `grad_bias` is an array or None."""
+    cdef ContractionCall call = ContractionCall(
+        address(input), address(grad_output), address(grad_weight), address(grad_bias), sums,
+        0 if grad_bias is None else bias_sums, scratch, first_item, first_block, last_block)
+    return (<char *>&call)[:sizeof(call)]

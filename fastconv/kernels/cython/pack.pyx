@@ -5,16 +5,21 @@ A last block of no more than one vector of channels has one, and a group of few 
 
 from libc.string cimport memcpy, memset
 
+from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
     at_most, ceil_div, fc_kernel, lanes, not_finite, real, transpose)
 
-cdef struct Packing:
+cdef struct PackingCall:  # what differs from call to call
     size_t weight, packed
+    size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN; 0: nobody asks
+    ptrdiff_t first_range
+
+cdef struct Packing:
+    PackingCall call
     ptrdiff_t weight_group, weight_dest, weight_source  # elements between groups, destination and source channels
-    ptrdiff_t group_source, group_dest, range_blocks, first_range, weight_width, narrow
+    ptrdiff_t group_source, group_dest, range_blocks, weight_width, narrow
     size_t phases, tap_places  # as in Correlation; for each tap its place r * S + s
     ptrdiff_t phase_count, tap_count
-    size_t not_finite  # an int64 for each item: whether it saw an infinity or NaN; 0: nobody asks
 
 
 cdef void pack_block(const Packing *t, const real *weight, ptrdiff_t channels, real *to) noexcept nogil:
@@ -55,18 +60,18 @@ cdef void pack(real *unit, const Packing *t, ptrdiff_t first, ptrdiff_t last) no
     cdef real *to
     cdef bint odd
     for item in range(first, last):
-        group = (item + t.first_range) // ranges
-        block = (item + t.first_range) % ranges * t.range_blocks
+        group = (item + t.call.first_range) // ranges
+        block = (item + t.call.first_range) % ranges * t.range_blocks
         odd = False
         for i in range(at_most(t.range_blocks, blocks - block)):
-            to = <real *>t.packed + (item * t.range_blocks + i) * size
+            to = <real *>t.call.packed + (item * t.range_blocks + i) * size
             pack_block(
-                t, <const real *>t.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
+                t, <const real *>t.call.weight + group * t.weight_group + (block + i) * width * t.weight_dest,
                 at_most(width, t.group_dest - (block + i) * width), to)
-            if t.not_finite:
+            if t.call.not_finite:
                 odd |= not_finite(to, size if t.narrow or t.group_dest - (block + i) * width > lanes(to) else size // 2)
-        if t.not_finite:
-            (<ptrdiff_t *>t.not_finite)[item] = odd
+        if t.call.not_finite:
+            (<ptrdiff_t *>t.call.not_finite)[item] = odd
 
 
 cdef void pack_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -82,6 +87,14 @@ PACK = {"float32": <size_t><fc_kernel>pack_float32, "float64": <size_t><fc_kerne
 
 
 def packing_task(**fields):
-    """Pack the task of PACK: every field of `Packing`, by name."""
-    cdef Packing task = fields
-    return (<char *>&task)[:sizeof(task)]
+    """Pack what a schedule knows of the task of PACK: every field of `Packing` but `call`, by name."""
+    cdef Packing task
+    memset(&task, 0, sizeof(task))
+    task = fields | {"call": task.call}
+    return (<char *>&task)[sizeof(PackingCall):sizeof(task)]
+
+
+def packing_call(weight, size_t packed, not_finite, ptrdiff_t first_range):
+    """Pack what comes before it in each call; `not_finite` is an array or None."""
+    cdef PackingCall call = PackingCall(address(weight), packed, address(not_finite), first_range)
+    return (<char *>&call)[:sizeof(call)]
