@@ -32,6 +32,9 @@ def family_of(problem: Problem) -> str:
     return "conv" if isinstance(problem, ConvProblem) else "pool"
 
 
+_PLAIN = Epilogue()
+
+
 @dataclass(frozen=True)
 class Plan:
     """One algorithm settled for one problem and direction.
@@ -103,11 +106,11 @@ class Plan:
         result = np.empty(result_shape, dtype)
         if self.direction is Direction.FORWARD:
             checked = None if bias is None else _operand(bias, "bias", second[1][:1], dtype)
-            self.execute(*operands, result, Epilogue(checked))
+            self.execute(*operands, result, _PLAIN if checked is None else Epilogue(checked))
         elif bias is not None:
             raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
         elif self.direction is Direction.BACKWARD_INPUT:
-            self.execute(*operands, result, Epilogue())
+            self.execute(*operands, result, _PLAIN)
         else:
             self.execute(*operands, result, None)
         return result
@@ -133,6 +136,8 @@ class Plan:
 
 
 def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:
+    if type(array) is np.ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray:
+        return array
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
     if array.shape != shape:

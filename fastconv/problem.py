@@ -238,7 +238,7 @@ class ConvProblem(_Value):
         _check_bytes("weight", self.weight_shape, self.dtype)
         _check_bytes("output", (max(self.batch, 1), self.out_channels, *size), self.dtype)
 
-    @property
+    @cached_property
     def axes(self) -> int:
         """Number of spatial axes, 2 or 3."""
         return len(self.in_size)
@@ -361,7 +361,7 @@ class PoolProblem(_Value):
         _check_bytes("input", (max(self.batch, 1), self.channels, *self.in_size), self.dtype)
         _check_bytes("output", (max(self.batch, 1), self.channels, *size), self.dtype)
 
-    @property
+    @cached_property
     def axes(self) -> int:
         """Number of spatial axes, 2 or 3."""
         return len(self.in_size)

@@ -1,21 +1,27 @@
 """The same bits on every number of threads; many Python threads, forks, interrupts; and no file left behind."""
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fastconv
+from bench.candidates import fastconv_call
+from bench.presets import directions_of
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests.checks import assert_same_bits, run_conv, run_pool_backward, run_pool_forward
 from tests.copies import ROOT
+from tests.hunt import random_problems
 from tests.problems import generator
 
 CONV = [algorithm for algorithm in REGISTRY["conv"] if algorithm.name != "im2col_gemm"]  # BLAS makes no such promise
@@ -158,29 +164,63 @@ def jobs():
     return [(call, call()) for (call,) in made]
 
 
-def test_32_python_threads_mix_algorithms_and_shapes():
-    work = jobs()
-    fastconv.empty_cache()
+def agree(work, order, deadline=None):
+    """Make the calls in this order, over and over until the deadline; each gives the bits that it gave before."""
+    calls = 0
+    while not calls or (deadline is not None and time.monotonic() < deadline):
+        for which in order:
+            call, expected = work[which]
+            found = call()
+            for one, other in zip(
+                found if isinstance(found, tuple) else (found,),
+                expected if isinstance(expected, tuple) else (expected,),
+                strict=True,
+            ):
+                assert_same_bits(one, other)
+            calls += 1
+    return calls
+
+
+def labour_of_32(work, seconds=None):
+    """32 Python threads make the calls, each in an order of its own; how many calls they made."""
     barrier = threading.Barrier(32)
 
     def labour(seed):
         order = generator("order", seed).permutation(len(work))
         barrier.wait()
         with fastconv.use(threads=1 + seed % 3):
-            for which in order:
-                call, expected = work[which]
-                found = call()
-                for one, other in zip(
-                    found if isinstance(found, tuple) else (found,),
-                    expected if isinstance(expected, tuple) else (expected,),
-                    strict=True,
-                ):
-                    assert_same_bits(one, other)
-        return seed
+            return agree(work, order, None if seconds is None else time.monotonic() + seconds)
 
     with ThreadPoolExecutor(32) as pool:
-        assert sorted(pool.map(labour, range(32), timeout=300)) == list(range(32))
+        calls = list(pool.map(labour, range(32), timeout=300 + (seconds or 0)))
     assert fastconv.memory_stats()["in_use"] == 0
+    return sum(calls)
+
+
+def test_32_python_threads_mix_algorithms_and_shapes():
+    work = jobs()
+    fastconv.empty_cache()
+    assert labour_of_32(work) == 32 * len(work)
+
+
+@pytest.mark.slow
+def test_a_soak_of_a_minute():
+    """32 threads; beside the fixed problems 150 random ones: strides, dilations, groups, both layouts and dtypes."""
+    work = jobs()
+    shapes = (shape for shape in random_problems(np.random.default_rng(7)) if shape.macs < 100_000)
+    for problem in itertools.islice(shapes, 150):
+        arrays = SimpleNamespace(indices=None, **{
+            name: generator(name, problem).integers(-3, 4, shape).astype(problem.dtype)
+            for name in ("input", "weight", "grad_output")
+            if (shape := getattr(problem, name.replace("grad_output", "output") + "_shape", None))
+        })  # fmt: skip
+        for direction in directions_of(problem):
+            for name in (
+                ("cython_tiled", "im2col_gemm") if isinstance(problem, fastconv.ConvProblem) else ("cython_tiled",)
+            ):
+                call = fastconv_call(problem, direction, arrays, name)
+                work.append((call, call()))
+    assert labour_of_32(work, seconds=60) > 1000
 
 
 # -- Forks ------------------------------------------------------------------------------------------
