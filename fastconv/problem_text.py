@@ -18,10 +18,12 @@ from fastconv.problem import ConvProblem, Ints, Pads, PoolProblem, Problem
 _DTYPES = {"f32": "float32", "f64": "float64"}
 _DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
+#: Digits of no other script, and few enough for `int`, which refuses very long ones.
+_NUMBER = "[0-9]{1,600}"
 _HEAD = re.compile(
     r"(?:(?P<kind>max|avg)_)?(?:(?P<dtype>f32|f64)_)?"
-    r"(?:n(?P<n>\d+))?c(?P<c>\d+)(?:d(?P<d>\d+))?h(?P<h>\d+)w(?P<w>\d+)"
-    r"_(?:k(?P<k>\d+))?(?:t(?P<t>\d+))?r(?P<r>\d+)s(?P<s>\d+)"
+    rf"(?:n(?P<n>{_NUMBER}))?c(?P<c>{_NUMBER})(?:d(?P<d>{_NUMBER}))?h(?P<h>{_NUMBER})w(?P<w>{_NUMBER})"
+    rf"_(?:k(?P<k>{_NUMBER}))?(?:t(?P<t>{_NUMBER}))?r(?P<r>{_NUMBER})s(?P<s>{_NUMBER})"
 )
 _FORM = "f32_n1c3h32w32_k10r5s5_stride1x1_pad2:2,2:2_dil1x1_g1_nhwc"
 
@@ -67,12 +69,19 @@ def format_problem(problem: Problem) -> str:
     return "_".join(parts)
 
 
+def _int(value: str) -> int:
+    """A number with no more before it than a minus: `int` itself would take "+1", " 1" and "1_0"."""
+    if not re.fullmatch(f"-?{_NUMBER}", value):
+        raise ValueError(value)
+    return int(value)
+
+
 def _ints(value: str) -> Ints:
-    return tuple(int(part) for part in value.split("x"))
+    return tuple(_int(part) for part in value.split("x"))
 
 
 def _pads(value: str) -> Pads:
-    pairs = tuple(tuple(int(part) for part in pair.split(":")) for pair in value.split(","))
+    pairs = tuple(tuple(_int(part) for part in pair.split(":")) for pair in value.split(","))
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(value)
     return pairs  # type: ignore[return-value]
@@ -83,8 +92,8 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "stride": ("stride", _ints),
     "pad": ("pads", _pads),
     "dil": ("dilation", _ints),
-    "div": ("divisor_override", int),
-    "g": ("groups", int),
+    "div": ("divisor_override", _int),
+    "g": ("groups", _int),
 }
 _FLAGS = {"ceil": ("ceil_mode", True), "nopad": ("count_include_pad", False), "nhwc": ("channels_last", True)}
 _CONV_ONLY = {"groups"}

@@ -5,12 +5,13 @@ Precedence: an argument of the call, then `use`, then `configure`, then the defa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from typing import Any, TypeAlias, TypeVar
 
 from fastconv import threads as _threads
 from fastconv import workspace
@@ -22,6 +23,9 @@ known_names: dict[str, tuple[str, ...]] = dict.fromkeys(FAMILIES, ())
 
 #: What users may write as a preference: a name, several in order, or one of these per family.
 Preference: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Settings:
 
 
 _process = Settings()
-_context: ContextVar[tuple[tuple[str, Any], ...]] = ContextVar("fastconv_settings", default=())
+#: The changes of every `use` that is entered, innermost last.
+_context: ContextVar[tuple[dict[str, Any], ...]] = ContextVar("fastconv_settings", default=())
 
 
 def _listed(value: object) -> tuple[str, ...]:
@@ -93,7 +98,7 @@ def _changes(
     if tolerance is not None:
         if isinstance(tolerance, (bool, str)) or not isinstance(tolerance, (int, float)):
             raise TypeError(f"tolerance must be a number, got {tolerance!r}")
-        if not (math.isfinite(tolerance) and tolerance >= 0):
+        if not 0 <= tolerance <= sys.float_info.max:
             raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
         changes["tolerance"] = float(tolerance)
     if workspace_limit is not None:
@@ -107,17 +112,34 @@ def _changes(
 
 def current() -> Settings:
     """The settings in force here and now."""
-    layered = _context.get()
-    return replace(_process, **dict(layered)) if layered else _process
+    layered: dict[str, Any] = {}
+    for changes in _context.get():
+        layered |= changes
+    return replace(_process, **layered) if layered else _process
 
 
-@contextmanager
-def _using(changes: dict[str, Any]) -> Iterator[Settings]:
-    token = _context.set((*_context.get(), *changes.items()))
-    try:
-        yield current()
-    finally:
-        _context.reset(token)
+class Using(ContextDecorator):
+    """What `use` returns. It holds no state of its own: it may be entered again and again, also inside of itself."""
+
+    def __init__(self, changes: dict[str, Any]) -> None:
+        self._changes = changes
+
+    def __enter__(self) -> Settings:
+        _context.set((*_context.get(), self._changes))
+        return current()
+
+    def __exit__(self, *error: object) -> None:
+        layers = _context.get()
+        # The innermost of this one: blocks of generators need not end in the order in which they began.
+        ours = max((i for i, changes in enumerate(layers) if changes is self._changes), default=None)
+        if ours is None:
+            raise RuntimeError("use() was left more often than it was entered in this context")
+        _context.set(layers[:ours] + layers[ours + 1 :])
+
+    def __call__(self, func: _Function) -> _Function:
+        if any(kind(func) for kind in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
+            raise TypeError("use() decorates plain functions; in a coroutine or generator write `with use(...):`")
+        return super().__call__(func)
 
 
 def use(
@@ -127,7 +149,7 @@ def use(
     tolerance: float | None = None,
     workspace_limit: int | None = None,
     strict: bool | None = None,
-) -> AbstractContextManager[Settings]:
+) -> Using:
     """Settings for the code inside a ``with`` block, or for a decorated function; only in this context.
 
     Parameters
@@ -147,7 +169,7 @@ def use(
     Returns
     -------
     context manager
-        Also a decorator; entering it gives the settings then in force.
+        Also a decorator, of plain functions; entering it, as often as one likes, gives the settings then in force.
 
     Raises
     ------
@@ -162,7 +184,7 @@ def use(
     array([[[[9.]]]])
     """
     changes = _changes(algorithm, threads, tolerance, workspace_limit, strict)
-    return _using(changes)
+    return Using(changes)
 
 
 def configure(

@@ -40,7 +40,7 @@ def unavailable() -> str | None:
 
 
 def validate_threads(threads: object) -> int:
-    """Return `threads` as an int; anything but an integer of at least 1 is a ValueError."""
+    """Return `threads` as an int; anything but an integer of at least 1, and of a C int, is a ValueError."""
     try:
         if isinstance(threads, bool):
             raise TypeError
@@ -49,6 +49,8 @@ def validate_threads(threads: object) -> int:
         count = 0
     if count < 1:
         raise ValueError(f"threads must be an integer of at least 1, got {threads!r}")
+    if count >= 2**31:
+        raise ValueError(f"threads must be at most 2**31 - 1, got about 2**{count.bit_length()}")
     return count
 
 

@@ -356,6 +356,14 @@ TEXTS = {
     "trailing": ("f32_n1c3h8w8_k4r3s3_", "cannot read ''"),
     "invalid problem": ("f32_n1c3h8w8_k4r9s9", "kernel size 9"),
     "dtype": ("f16_n1c3h8w8_k4r3s3", "not a problem's text"),
+    "digits of another script": ("f32_n1c\u0663h8w8_k4r3s3", "not a problem's text"),
+    "digits of another script in a field": ("f32_n1c3h8w8_k4r3s3_g\u0661", "cannot read 'g\u0661'"),
+    "plus": ("f32_n1c3h8w8_k4r3s3_stride+1x1", r"cannot read 'stride\+1x1'"),
+    "space": ("f32_n1c3h8w8_k4r3s3_g 1", "cannot read 'g 1'"),
+    "line": ("f32_n1c3h8w8_k4r3s3_g1\n", "cannot read"),
+    "digits without end": (f"f32_n1c3h8w8_k4r3s{'9' * 5000}", "not a problem's text"),
+    "digits of a field without end": (f"f32_n1c3h8w8_k4r3s3_g{'9' * 5000}", "cannot read"),
+    "more than 64 bits": (f"f32_n1c3h8w8_k4r3s{'9' * 500}", r"kernel must be at most 2\*\*62"),
 }  # fmt: skip
 
 

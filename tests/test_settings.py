@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,6 +78,70 @@ def test_use_decorates():
     assert settings.current().preference("conv") == ()
 
 
+def test_one_use_serves_many_times_and_inside_of_itself():
+    """It holds no state: again, nested, by a recursive function, in several threads at once."""
+    one = fastconv.use(threads=7)
+    for _ in range(2):
+        with one, fastconv.use(threads=2), one:
+            assert fastconv.get_num_threads() == 7
+            with fastconv.use(threads=3):
+                assert fastconv.get_num_threads() == 3
+    assert settings.current().threads is None
+
+    @one
+    def recursive(depth):
+        assert fastconv.get_num_threads() == 7
+        if depth:
+            recursive(depth - 1)
+        assert fastconv.get_num_threads() == 7
+
+    recursive(3)
+    barrier = threading.Barrier(4)
+
+    def labour(_):
+        with one:
+            barrier.wait()
+            inside = fastconv.get_num_threads()
+            barrier.wait()
+        return inside, settings.current().threads
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(labour, range(4))) == [(7, None)] * 4
+
+
+def test_blocks_of_generators_may_end_in_another_order():
+    def block(threads):
+        with fastconv.use(threads=threads):
+            yield
+
+    first, second = block(3), block(5)
+    next(first)
+    next(second)
+    first.close()
+    assert fastconv.get_num_threads() == 5
+    second.close()
+    assert settings.current().threads is None
+    with pytest.raises(RuntimeError, match="left more often than it was entered"):
+        fastconv.use(threads=3).__exit__(None, None, None)
+
+
+def test_use_refuses_to_decorate_what_runs_later():
+    """The body of a coroutine or a generator would run after the settings are gone."""
+
+    async def coroutine():
+        pass
+
+    async def stream():
+        yield
+
+    def generator():
+        yield
+
+    for later in (coroutine, stream, generator):
+        with pytest.raises(TypeError, match="decorates plain functions"):
+            fastconv.use(threads=1)(later)
+
+
 def test_use_is_of_its_context_and_configure_of_the_process():
     seen = []
 
@@ -123,6 +188,9 @@ def test_lists_and_dicts():
         ({"threads": 1.5}, ValueError, r"threads must be an integer of at least 1, got 1\.5"),
         ({"threads": True}, ValueError, "threads must be an integer of at least 1, got True"),
         ({"threads": "2"}, ValueError, "threads must be an integer of at least 1, got '2'"),
+        ({"threads": 2**31}, ValueError, r"threads must be at most 2\*\*31 - 1"),
+        ({"threads": 10**400}, ValueError, r"threads must be at most 2\*\*31 - 1"),
+        ({"tolerance": 10**400}, ValueError, "tolerance must be finite"),
         ({"tolerance": -1e-9}, ValueError, "tolerance must be finite and at least 0, got -1e-09"),
         ({"tolerance": float("nan")}, ValueError, "tolerance must be finite and at least 0, got nan"),
         ({"tolerance": "1"}, TypeError, "tolerance must be a number, got '1'"),
@@ -332,10 +400,22 @@ def test_plans_refuse_wrong_words():
         fastconv.plan_conv2d(X.shape, W.shape, direction="up")
     with pytest.raises(TypeError, match="dtype must be float32 or float64, got 'int32'"):
         fastconv.plan_conv2d(X.shape, W.shape, dtype="int32")
+    for dtype in (None, "flaot32", 3):
+        with pytest.raises(TypeError, match=f"dtype must be float32 or float64, got {dtype!r}"):
+            fastconv.plan_conv2d(X.shape, W.shape, dtype=dtype)
     with pytest.raises(TypeError, match="weight_shape"):
         fastconv.explain(X.shape)
     with pytest.raises(ValueError, match="no weight"):
         fastconv.explain("max_c1h4w4_r2s2", direction="backward_weight")
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, str(PROBLEM), POOLING], ids=str)
+def test_explain_takes_no_parameters_beside_a_problem(problem):
+    """A problem has its own; others would be dropped without a word."""
+    given = {"weight_shape": W.shape, "stride": 2, "padding": "same", "dilation": (1, 1), "groups": True, "dtype": "f8"}
+    for name, value in given.items():
+        with pytest.raises(TypeError, match=f"{name} belongs to an input shape"):
+            fastconv.explain(problem, **{name: value})
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])

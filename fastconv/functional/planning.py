@@ -103,10 +103,13 @@ def _shape(name: str, value: object, dimensions: int) -> Ints:
 
 
 def _dtype(value: object) -> str:
-    name: str = np.dtype(value).name  # type: ignore[call-overload]
+    try:
+        name = "" if value is None else np.dtype(value).name  # type: ignore[call-overload]
+    except TypeError:  # NumPy's, which does not say of what
+        name = ""
     if name not in ("float32", "float64"):
         raise TypeError(f"dtype must be float32 or float64, got {value!r}")
-    return name
+    return str(name)
 
 
 def plan_conv2d(
@@ -152,6 +155,9 @@ def plan_conv2d(
     return planner.plan(problem, _direction(direction))
 
 
+_EXPLAIN_DEFAULTS = {"weight_shape": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "dtype": "float32"}
+
+
 def explain(
     problem: str | Problem | Sequence[int],
     weight_shape: Sequence[int] | None = None,
@@ -170,7 +176,7 @@ def explain(
     problem : str, ConvProblem, PoolProblem, or sequence of int
         A problem, its text form, or the input shape of a convolution whose `weight_shape` and parameters follow.
     weight_shape, stride, padding, dilation, groups, dtype
-        As in `plan_conv2d`, with an input shape only.
+        As in `plan_conv2d`, with an input shape only: a problem has its own.
     direction : {"forward", "backward_input", "backward_weight"}
 
     Returns
@@ -191,10 +197,13 @@ def explain(
     'naive'
     """
     way = _direction(direction)
-    if isinstance(problem, str):
-        return explain_problem(parse_problem(problem), way)
-    if isinstance(problem, (ConvProblem, PoolProblem)):
-        return explain_problem(problem, way)
+    if isinstance(problem, (str, ConvProblem, PoolProblem)):
+        parameters = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "dtype": dtype}
+        for name, value in {"weight_shape": weight_shape, **parameters}.items():
+            default = _EXPLAIN_DEFAULTS[name]
+            if type(value) is not type(default) or value != default:
+                raise TypeError(f"{name} belongs to an input shape; a problem or its text has its own, got {value!r}")
+        return explain_problem(parse_problem(problem) if isinstance(problem, str) else problem, way)
     if weight_shape is None:
         raise TypeError("explain needs a problem, its text, or an input shape and a weight_shape")
     shapes = _shape("input_shape", problem, 4), _shape("weight_shape", weight_shape, 4)
