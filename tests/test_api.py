@@ -424,6 +424,47 @@ def test_activations(name):
     assert_same_numbers(doubled, 2 * Y)
 
 
+@pytest.mark.parametrize(
+    ("activation", "error", "message"),
+    [
+        (lambda y: None, TypeError, "activation must return an array .*float32, got NoneType"),
+        (lambda y: 1.0, TypeError, "activation must return an array .*float32, got float"),
+        (lambda y: y.tolist(), TypeError, "activation must return an array .*float32, got list"),
+        (lambda y: y * 1j, TypeError, "activation must return an array .*float32, got complex64 array"),
+        (lambda y: y.astype(float), TypeError, "activation must return an array .*float32, got float64 array"),
+        (lambda y: y > 0, TypeError, "activation must return an array .*float32, got bool array"),
+        (lambda y: y[:1], ValueError, r"shape it is given, \(2, 4, 9, 11\), got \(1, 4, 9, 11\)"),
+        (lambda y: y[None], ValueError, r"shape it is given, \(2, 4, 9, 11\), got \(1, 2, 4, 9, 11\)"),
+        (lambda y: X, ValueError, "activation must return an array of its own, got memory of an input"),
+        (lambda y: X[:, ::-1], ValueError, "activation must return an array of its own, got memory of an input"),
+    ],
+)
+@pytest.mark.parametrize("with_out", [False, True])
+def test_what_an_activation_returns_is_checked(activation, error, message, with_out):
+    out = np.empty_like(X) if with_out else None
+    with pytest.raises(error, match=message):
+        fastconv.conv2d(X, W[:4], padding=1, activation=activation, out=out)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda y: np.multiply(y, 2, out=y),
+        lambda y: (2 * y[:, ::-1])[:, ::-1],
+        lambda y: np.broadcast_to(np.float32(7), y.shape),
+        lambda y: y[::-1],
+        lambda y: (2 * y).view(type("Sub", (np.ndarray,), {})),
+    ],
+)
+def test_the_result_of_an_activation_becomes_a_plain_array_of_its_own(activation):
+    y, out = fastconv.conv2d(X, W, B, padding=1, activation=activation), np.empty_like(Y)
+    assert type(y) is np.ndarray
+    assert y.flags.carray
+    assert_same_numbers(y, np.ascontiguousarray(activation(Y.copy())).view(np.ndarray))
+    assert fastconv.conv2d(X, W, B, padding=1, activation=activation, out=out) is out
+    assert_same_numbers(out, y)
+
+
 @NAMES
 def test_masked_gradients_are_none_and_the_others_the_same(name):
     whole_answer = fastconv.conv2d_backward(DY, X, W, padding=1, algorithm=name)
@@ -606,10 +647,29 @@ def test_local_response_norm_refuses():
         fastconv.local_response_norm(np.zeros((3, 3)), 2)
     with pytest.raises(InvalidProblem, match="size must be at least 1, got 0"):
         fastconv.local_response_norm(np.zeros((1, 3, 3)), 0)
-    with pytest.raises(TypeError, match=r"size must be an int, got 2\.0"):
-        fastconv.local_response_norm(np.zeros((1, 3, 3)), 2.0)
+    with pytest.raises(InvalidProblem, match=r"size must be at most 2\*\*62"):
+        fastconv.local_response_norm(np.zeros((1, 3, 3)), 10**400)
+    with pytest.raises(InvalidProblem, match="at least 1 channel"):
+        fastconv.local_response_norm(np.zeros((1, 0, 3)), 2)
+    for wrong in (2.0, "2", True, None):
+        with pytest.raises(TypeError, match=f"size must be an int, got {wrong!r}"):
+            fastconv.local_response_norm(np.zeros((1, 3, 3)), wrong)
     with pytest.raises(InvalidProblem, match="grad_output must have shape"):
         fastconv.local_response_norm_backward(np.zeros((1, 3, 2)), np.zeros((1, 3, 3)), 2)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "k"])
+@pytest.mark.parametrize(
+    "value", [None, "1", 1j, True, [1.0], np.ones(3), np.nan, np.inf, 10**400], ids=lambda value: f"{value}"[:9]
+)
+def test_factors_of_local_response_norm_are_finite_numbers(name, value):
+    x = np.ones((1, 3, 3))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    error, message = (InvalidProblem, f"{name} must be") if number else (TypeError, f"{name} must be a number")
+    with pytest.raises(error, match=message):
+        fastconv.local_response_norm(x, 2, **{name: value})
+    with pytest.raises(error, match=message):
+        fastconv.local_response_norm_backward(x, x, 2, **{name: value})
 
 
 # -- Errors are of two families ---------------------------------------------------------------------

@@ -43,6 +43,24 @@ def check_int(name: str, value: object) -> int:
     raise TypeError(f"{name} must be an int, got {value!r}")
 
 
+def check_number(name: str, value: object) -> float:
+    """A float, or an int or NumPy number that is one; infinities and NaN too.
+
+    Raises
+    ------
+    TypeError
+        For bool, complex, str, None, arrays.
+    InvalidProblem
+        For an int beyond every float.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidProblem(f"{name} must be a number that a float can hold, got an int that is larger") from None
+
+
 def check_ints(name: str, value: object, axes: int) -> Ints:
     """One int per spatial axis; a single one serves all."""
     if type(value) is int:

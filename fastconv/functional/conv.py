@@ -14,7 +14,6 @@ from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import conv_call, finish
 from fastconv.planner import plan
-from fastconv.problem import Ints
 
 #: None, the name of a fused one, or any function of the result.
 Activation: TypeAlias = str | Callable[[np.ndarray], np.ndarray] | None
@@ -34,9 +33,29 @@ def _check_activation(activation: Activation) -> Activation:
     raise InvalidProblem(f"activation must be None, {', '.join(FUSED_ACTIVATIONS)} or a callable, got {activation!r}")
 
 
-def _fits(out: np.ndarray | None, shape: Ints, dtype: str) -> bool:
-    """Whether a kernel can write into the caller's array directly."""
-    return out is not None and out.flags.carray and out.dtype == dtype and out.shape == shape
+def _activated(
+    activation: Callable[[np.ndarray], np.ndarray], result: np.ndarray, inputs: list[np.ndarray | None]
+) -> np.ndarray:
+    """What the caller's function makes of `result`, checked, and in memory of its own.
+
+    Raises
+    ------
+    TypeError
+        When it is no array of the result's dtype.
+    InvalidProblem
+        For another shape, and for an input's memory.
+    """
+    found = activation(result)
+    if not isinstance(found, np.ndarray) or found.dtype != result.dtype:
+        kind = f"{found.dtype} array" if isinstance(found, np.ndarray) else type(found).__name__
+        raise TypeError(f"activation must return an array of the dtype it is given, {result.dtype}, got {kind}")
+    if found.shape != result.shape:
+        raise InvalidProblem(
+            f"activation must return an array of the shape it is given, {result.shape}, got {found.shape}"
+        )
+    if any(array is not None and np.may_share_memory(found, array) for array in inputs):
+        raise InvalidProblem("activation must return an array of its own, got memory of an input")
+    return found if found is result else np.require(np.asarray(found), None, ["C", "W", "O"])
 
 
 def _conv(
@@ -79,7 +98,7 @@ def _conv(
         settled.execute(call.taken(images), arguments.plain(weights).reshape(problem.weight_shape), result, epilogue)
     shown = result.reshape(call.output_shape)
     if callable(activation):
-        shown = activation(shown)
+        shown = _activated(activation, shown, [given, weights, biases])
     return finish(shown, batched, given.dtype, out)
 
 
@@ -171,7 +190,8 @@ def conv2d(
     padding_mode : {"zeros", "reflect", "replicate", "circular"}
         What is added.
     activation : {None, "relu"} or callable
-        Applied to the result; "relu" within the kernel.
+        Applied to the result; "relu" within the kernel. A callable gets the batched result in the dtype that it was
+        computed in (float32 for float16), and returns an array of the same shape and dtype.
     data_format : {None, "NCHW", "NHWC"}
         Layout of input and output.
     algorithm : str, optional

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
+from fastconv.problem import MAX_INT
 
 
 def _channel_sums(values: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -20,14 +24,37 @@ def _channel_sums(values: np.ndarray, before: int, after: int) -> np.ndarray:
     return sums
 
 
-def _check(name: str, input: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    given = arguments.as_array(name, input)
+class _Window(NamedTuple):
+    """Channels that count before and after one, and the factors: all of a call that is no array."""
+
+    before: int
+    after: int
+    scaled_alpha: float
+    beta: float
+    k: float
+
+    def scale(self, x: np.ndarray) -> np.ndarray:
+        scale: np.ndarray = self.k + self.scaled_alpha * _channel_sums(x * x, self.before, self.after)
+        return scale
+
+
+def _check(input: ArrayLike, size: int, alpha: float, beta: float, k: float) -> tuple[np.ndarray, np.ndarray, _Window]:
+    given = arguments.as_array("input", input)
     if given.ndim < 3:
-        raise InvalidProblem(f"{name} must have at least 3 dimensions (batch, channels, ...), got shape {given.shape}")
+        raise InvalidProblem(f"input must have at least 3 dimensions (batch, channels, ...), got shape {given.shape}")
+    if not given.shape[1]:
+        raise InvalidProblem(f"input must have at least 1 channel, got shape {given.shape}")
     window = arguments.check_int("size", size)
     if window < 1:
         raise InvalidProblem(f"size must be at least 1, got {window}")
-    return given, arguments.plain(given), (window // 2, (window - 1) // 2)
+    if window > MAX_INT:
+        raise InvalidProblem(f"size must be at most 2**62, got about 2**{window.bit_length()}")
+    factors = []
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        factors.append(arguments.check_number(name, value))
+        if not math.isfinite(factors[-1]):
+            raise InvalidProblem(f"{name} must be finite, got {value!r}")
+    return given, arguments.plain(given), _Window(window // 2, (window - 1) // 2, factors[0] / window, *factors[1:])
 
 
 def local_response_norm(
@@ -45,7 +72,7 @@ def local_response_norm(
     size : int
         Channels in the window; at least 1.
     alpha, beta, k : float
-        Scale, exponent and offset.
+        Scale, exponent and offset; finite.
 
     Returns
     -------
@@ -55,7 +82,8 @@ def local_response_norm(
     Raises
     ------
     TypeError, InvalidProblem
-        For an input that is not floating-point or has less than 3 dimensions, and a size below 1.
+        For an input that is not floating-point or has less than 3 dimensions, a size below 1, and factors that are
+        no finite numbers.
 
     Examples
     --------
@@ -63,10 +91,9 @@ def local_response_norm(
     >>> fastconv.local_response_norm(np.full((1, 1, 1), 2.0), size=1, alpha=0.75, beta=0.5)
     array([[[1.]]])
     """
-    given, x, (before, after) = _check("input", input, size)
+    given, x, window = _check(input, size, alpha, beta, k)
     with np.errstate(all="ignore"):
-        scale = k + alpha / size * _channel_sums(x * x, before, after)
-        return (x * scale**-beta).astype(given.dtype, copy=False)
+        return (x * window.scale(x) ** -window.beta).astype(given.dtype, copy=False)
 
 
 def local_response_norm_backward(
@@ -100,13 +127,13 @@ def local_response_norm_backward(
     >>> fastconv.local_response_norm_backward(np.ones((1, 1, 1)), np.zeros((1, 1, 1)), size=1)
     array([[[1.]]])
     """
-    given, x, (before, after) = _check("input", input, size)
+    given, x, window = _check(input, size, alpha, beta, k)
     upstream = arguments.as_array("grad_output", grad_output, given.dtype)
     arguments.check_shape("grad_output", upstream, given.shape, "that of the input")
     dy = arguments.plain(upstream)
     with np.errstate(all="ignore"):
-        scale = k + alpha / size * _channel_sums(x * x, before, after)
+        scale, slope = window.scale(x), 2 * window.scaled_alpha * window.beta
         # The adjoint of a window (before, after) is the window (after, before).
-        collected = _channel_sums(dy * x * scale ** (-beta - 1), after, before)
-        grad_input: np.ndarray = dy * scale**-beta - (2 * alpha * beta / size) * x * collected
+        collected = _channel_sums(dy * x * scale ** (-window.beta - 1), window.after, window.before)
+        grad_input: np.ndarray = dy * scale**-window.beta - slope * x * collected
     return grad_input.astype(given.dtype, copy=False)

@@ -147,11 +147,10 @@ def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: flo
     """
     given = arguments.as_array("input", input)
     _Padding(pad, mode, given.ndim)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"value must be a number, got {value!r}")
-    if mode != "constant" and value != 0:
+    number = arguments.check_number("value", value)
+    if mode != "constant" and number != 0:
         raise InvalidProblem(f'value belongs to mode "constant", got {value!r} with "{mode}"')
-    return _padded(given, pad, mode, value)
+    return _padded(given, pad, mode, number)
 
 
 def pad_backward(grad_output: ArrayLike, pad: Sequence[int], mode: str = "constant") -> np.ndarray:

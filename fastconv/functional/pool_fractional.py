@@ -30,9 +30,7 @@ def _out_size(
         if len(ratios) != 2:
             raise InvalidProblem(f"output_ratio must be a number or two, one per spatial axis, got {output_ratio!r}")
         for ratio in ratios:
-            if isinstance(ratio, bool) or not isinstance(ratio, (int, float, np.integer, np.floating)):
-                raise TypeError(f"output_ratio must be a number, got {ratio!r}")
-            if not 0 < ratio < 1:
+            if not 0 < arguments.check_number("output_ratio", ratio) < 1:
                 raise InvalidProblem(f"output_ratio must be between 0 and 1, got {output_ratio!r}")
         out = tuple(int(extent * ratio) for extent, ratio in zip(size, ratios, strict=True))
         if min(out) < 1:

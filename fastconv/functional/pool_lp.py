@@ -15,9 +15,7 @@ from fastconv.problem import PoolProblem
 
 
 def _check_norm(norm_type: object) -> float:
-    if isinstance(norm_type, (bool, np.bool_)) or not isinstance(norm_type, (int, float, np.integer, np.floating)):
-        raise TypeError(f"norm_type must be a number, got {norm_type!r}")
-    norm = float(norm_type)
+    norm = arguments.check_number("norm_type", norm_type)
     if norm == 0 or math.isnan(norm):
         raise InvalidProblem(f"norm_type must not be 0 or NaN, got {norm_type!r}")
     return norm

@@ -131,9 +131,7 @@ def _sizes(
     if len(scales) != axes:
         raise InvalidProblem(f"scale_factor must be a number or {axes}, one per spatial axis, got {scale_factor!r}")
     for scale in scales:
-        if isinstance(scale, (bool, np.bool_)) or not isinstance(scale, (int, float, np.integer, np.floating)):
-            raise TypeError(f"scale_factor must be a number, got {scale!r}")
-        if not 0 < scale < float("inf"):
+        if not 0 < arguments.check_number("scale_factor", scale) < float("inf"):
             raise InvalidProblem(f"scale_factor must be positive and finite, got {scale_factor!r}")
     out = tuple(int(extent * float(scale)) for extent, scale in zip(in_size, scales, strict=True))
     if min(out) < 1:
