@@ -80,7 +80,7 @@ def _ints(name: str, values: object) -> Ints:
 def _pads(values: object) -> Pads:
     if not isinstance(values, (tuple, list)):
         raise TypeError(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
-    pairs = [_ints("pads", pair) for pair in values]
+    pairs = [_ints("padding", pair) for pair in values]
     if any(len(pair) != 2 for pair in pairs):
         raise InvalidProblem(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
     return tuple((low, high) for low, high in pairs)
@@ -358,7 +358,8 @@ class PoolProblem(_Value):
             raise InvalidProblem("divisor_override must not be 0")
         size = _output_size(self.in_size, self.kernel, self.stride, self.pads, self.dilation, self.ceil_mode)
         object.__setattr__(self, "out_size", size)
-        _check_bytes("input", (max(self.batch, 1), self.channels, *self.in_size), self.dtype)
+        padded = tuple(n + low + high for n, (low, high) in zip(self.in_size, self.pads, strict=True))
+        _check_bytes("padded input", (max(self.batch, 1), self.channels, *padded), self.dtype)
         _check_bytes("output", (max(self.batch, 1), self.channels, *size), self.dtype)
 
     @cached_property

@@ -1,19 +1,17 @@
-"""Padding modes other than zeros: a gather along each axis, and its adjoint, a scatter-add.
+"""Padding modes other than zeros: copies of slices along each axis, and the adjoint, which adds them back.
 
-Each mode is an index map: padded position i shows input position source[i]. NumPy's own `pad` makes the map.
+No map of positions is made: padding may be so large that the result alone does not fit in memory.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 
 from fastconv.errors import InvalidProblem
 from fastconv.problem import Pads
 
-#: torch's names for the modes, and NumPy's.
-MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+#: As torch names them.
+MODES = ("reflect", "replicate", "circular")
 
 
 def check_mode(mode: object) -> str:
@@ -23,23 +21,36 @@ def check_mode(mode: object) -> str:
     raise InvalidProblem(f"padding_mode must be zeros, {', '.join(MODES)}, got {mode!r}")
 
 
-@lru_cache(maxsize=1024)
-def source_positions(size: int, low: int, high: int, mode: str) -> np.ndarray:
-    """Input position shown at each of the low + size + high padded positions."""
+def _check_reach(size: int, low: int, high: int, mode: str) -> None:
+    """Raise where `mode` has nothing left to show."""
     if mode == "reflect" and max(low, high) >= size:
         raise InvalidProblem(f"reflect padding must be smaller than the input: {max(low, high)} >= {size}")
     if mode == "circular" and max(low, high) > size:
         raise InvalidProblem(f"circular padding must be at most the input: {max(low, high)} > {size}")
-    positions: np.ndarray = np.pad(np.arange(size), (low, high), mode=MODES[mode])  # type: ignore[call-overload]
-    positions.flags.writeable = False
-    return positions
+
+
+def _sources(size: int, low: int, high: int, mode: str) -> tuple[slice, slice]:
+    """Input positions that the padding before and after shows: as many, or a single one for all of it."""
+    if mode == "replicate":
+        return slice(0, 1), slice(size - 1, size)
+    if mode == "circular":
+        return slice(size - low, size), slice(0, high)
+    return slice(low, 0, -1), slice(size - 2, size - 2 - high if high < size - 1 else None, -1)
 
 
 def pad_images(images: np.ndarray, pads: Pads, mode: str, first_axis: int) -> np.ndarray:
     """Extend the spatial axes, which start at `first_axis`."""
     for axis, (low, high) in enumerate(pads, start=first_axis):
         if low or high:
-            images = np.take(images, source_positions(images.shape[axis], low, high, mode), axis=axis)
+            size = images.shape[axis]
+            _check_reach(size, low, high, mode)
+            before, after = _sources(size, low, high, mode)
+            shape = (*images.shape[:axis], low + size + high, *images.shape[axis + 1 :])
+            padded, whole = np.empty(shape, images.dtype), (slice(None),) * axis
+            padded[(*whole, slice(low, low + size))] = images
+            padded[(*whole, slice(0, low))] = images[(*whole, before)]
+            padded[(*whole, slice(low + size, None))] = images[(*whole, after)]
+            images = padded
     return images
 
 
@@ -48,8 +59,10 @@ def unpad_gradients(gradients: np.ndarray, pads: Pads, mode: str, first_axis: in
     for axis, (low, high) in enumerate(pads, start=first_axis):
         if low or high:
             size = gradients.shape[axis] - low - high
-            moved = np.moveaxis(gradients, axis, 0)
-            collected = np.zeros((size, *moved.shape[1:]), gradients.dtype)
-            np.add.at(collected, source_positions(size, low, high, mode), moved)
-            gradients = np.moveaxis(collected, 0, axis)
+            whole = (slice(None),) * axis
+            collected = gradients[(*whole, slice(low, low + size))].copy()
+            parts = gradients[(*whole, slice(0, low))], gradients[(*whole, slice(low + size, None))]
+            for source, part in zip(_sources(size, low, high, mode), parts, strict=True):
+                collected[(*whole, source)] += part.sum(axis, keepdims=True) if mode == "replicate" else part
+            gradients = collected
     return np.ascontiguousarray(gradients)

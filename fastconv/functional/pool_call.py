@@ -174,7 +174,7 @@ def check_indices(
         For another shape than the batched `shape`, and for an offset outside.
     """
     array = arguments.to_array("indices", indices)
-    if array.dtype != np.int64:
+    if array.dtype.newbyteorder("=") != np.int64:
         raise TypeError(f"indices must be an int64 array, got {array.dtype}")
     arguments.check_shape("indices", array, shape if batched else shape[1:], why)
     plane = math.prod(size)

@@ -42,13 +42,19 @@ def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Mach
 
 def window(problem: PoolProblem, p: int, q: int) -> Iterator[tuple[int, int]]:
     """Positions (h, w) of window (p, q) that lie inside the input, in row-major order."""
-    (H, W), (R, S) = problem.in_size, problem.kernel
-    top, left = window_start(problem, p, q)
-    for r in range(R):
-        for s in range(S):
-            h, w = top + r * problem.dilation[0], left + s * problem.dilation[1]
-            if 0 <= h < H and 0 <= w < W:
-                yield h, w
+    rows, columns = (
+        inside(*axis)
+        for axis in zip(window_start(problem, p, q), problem.dilation, problem.kernel, problem.in_size, strict=True)
+    )
+    for h in rows:
+        for w in columns:
+            yield h, w
+
+
+def inside(start: int, dilation: int, kernel: int, size: int) -> range:
+    """Positions of a window that lie in [0, size) along one axis. (Padding may be as large as half a huge kernel.)"""
+    first, end = max(0, -(start // dilation)), min(kernel, (size - 1 - start) // dilation + 1)
+    return range(start + first * dilation, start + end * dilation, dilation)
 
 
 def window_start(problem: PoolProblem, p: int, q: int) -> tuple[int, int]:
@@ -60,8 +66,8 @@ def first_inside(problem: PoolProblem, p: int, q: int) -> tuple[int, int]:
     """First position of window (p, q) inside the input; wholly in padding: the element nearest to its start."""
     start, nearest = window_start(problem, p, q), []
     for begin, size, kernel, dilation in zip(start, problem.in_size, problem.kernel, problem.dilation, strict=True):
-        inside = [i for i in range(begin, begin + kernel * dilation, dilation) if 0 <= i < size]
-        nearest.append(inside[0] if inside else min(max(begin, 0), size - 1))
+        positions = inside(begin, dilation, kernel, size)
+        nearest.append(positions[0] if positions else min(max(begin, 0), size - 1))
     return nearest[0], nearest[1]
 
 

@@ -144,6 +144,14 @@ def _planes_under(problem: PoolProblem, piece: Piece) -> tuple[int, int]:
     return low, max(low + 1, min(high, problem.in_size[0]))
 
 
+def _taps(problem: PoolProblem, first: int, last: int) -> range:
+    """Taps along the depth with which some of the output planes [first, last) reach the input."""
+    stride, dilation, low = problem.stride[0], problem.dilation[0], problem.pads[0][0]
+    least = -(((last - 1) * stride - low) // dilation)
+    end = (problem.in_size[0] - 1 - (first * stride - low)) // dilation + 1
+    return range(max(least, 0), min(end, problem.kernel[0]))
+
+
 def _nearest(problem: PoolProblem) -> list[np.ndarray]:
     """Per axis: first position of each window inside the input, or the one nearest to it."""
     nearest = []
@@ -227,7 +235,7 @@ def with_volumes(flat: Algorithm) -> Algorithm:
             flat_index = (rows[:, None] * problem.in_size[2] + columns)[..., None]
             by_pixel = indices.reshape(*indices.shape[:2], *flat_index.shape[:2], -1)
             np.add(flat_index, depth[piece.first : piece.last, None, None, None] * plane, out=by_pixel)
-        for t in range(problem.kernel[0]):
+        for t in _taps(problem, piece.first, piece.last):
             zs, ds = _tap(problem, t, piece.first, piece.last)
             if zs.start >= zs.stop:
                 continue
@@ -254,7 +262,7 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         sums, _, low = pooled_planes(problem, input, piece, False, scratch, threads)
         output[...] = 0
         with np.errstate(all="ignore"):
-            for t in range(problem.kernel[0]):
+            for t in _taps(problem, piece.first, piece.last):
                 zs, ds = _tap(problem, t, piece.first, piece.last)
                 total = output[:, _shifted(zs, piece.first)]
                 np.add(total, sums[:, _shifted(ds, low)], out=total)

@@ -61,6 +61,14 @@ def nearest(start, step, kernel, size):
 
 
 @njit(**INNER)
+def columns_inside(start, outputs, stride, dilation, kernel, size):
+    """The range of a window's columns that lie inside the input in some of `outputs` windows, the first at `start`."""
+    first, _ = inside(start + (outputs - 1) * stride, dilation, kernel, size)
+    _, last = inside(start, dilation, kernel, size)
+    return first, last
+
+
+@njit(**INNER)
 def keep_larger(largest, run, jump):
     """largest[v] = max(largest[v], run[v * jump]); NaN stays."""
     for v in range(largest.size):
@@ -90,10 +98,11 @@ def maxima(task, image, base, p, q, largest, indices):
         for v in range(count):
             indices[v] = row + nearest(left + v * task.stride_w, task.dilation_w, task.kernel_w, task.width)
     first_r, last_r = inside(top, task.dilation_h, task.kernel_h, task.height)
+    first_s, last_s = columns_inside(left, count, task.stride_w, task.dilation_w, task.kernel_w, task.width)
     jump = task.stride_w * task.image_w if count > 1 else 1
     for r in range(first_r, last_r):
         h = top + r * task.dilation_h
-        for s in range(task.kernel_w):
+        for s in range(first_s, last_s):
             start = left + s * task.dilation_w
             first, last = inside(start, task.stride_w, count, task.width)
             if last <= first:
@@ -226,9 +235,11 @@ def avg_forward(task, image, output, sums, slot, first, last, step):
                 total = sums[slot, : min(BLOCK, task.out_cols - q)]
                 fill_zeros(total)
                 jump = task.stride_w * task.image_w if total.size > 1 else 1
+                left = q * task.stride_w - task.left
+                first_s, last_s = columns_inside(left, total.size, task.stride_w, 1, task.kernel_w, task.width)
                 for r in range(first_r, last_r):
-                    for s in range(task.kernel_w):
-                        start = q * task.stride_w - task.left + s
+                    for s in range(first_s, last_s):
+                        start = left + s
                         begin, end = inside(start, task.stride_w, total.size, task.width)
                         if end > begin:
                             w = start + begin * task.stride_w
