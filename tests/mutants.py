@@ -29,10 +29,11 @@ HANGS = 300.0
 CONV = "tests/test_conformance_conv.py"
 POOL = "tests/test_conformance_pool.py"
 LAWS = "tests/test_laws.py"
-VALUES = "tests/test_values.py"
+VALUES = "tests/test_edge_values.py"
 BLOCKS = "tests/test_blocks.py"
 PROPERTIES = "tests/test_properties.py"
-API = "tests/test_api.py"
+PARAMETERS = "tests/test_edge_parameters.py"
+SHAPES = "tests/test_edge_shapes.py"
 THREADS = "tests/test_threads.py"
 SETTINGS = "tests/test_settings.py"
 
@@ -217,7 +218,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "fastconv/functional/arguments.py",
         "pads.append((total // 2, total - total // 2))",
         "pads.append((total - total // 2, total // 2))",
-        API,
+        PARAMETERS,
         "same",
     ),
     Mutant(
@@ -226,7 +227,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "fastconv/problem.py",
         "return room // stride + 1",
         "return (room & 0xFFFFFFFF) // stride + 1",
-        API,
+        SHAPES,
         "sizes_are_64_bit",
     ),
     Mutant(

@@ -1,4 +1,7 @@
-"""NaN, infinities, zeros, subnormals, overflow, and how close sums of real data come: for every algorithm."""
+"""Edge cases of values: docs/edge-cases.md says what each gets, and names its test here.
+
+NaN, infinities, zeros, subnormals, overflow, and how close sums of real data come: for every algorithm.
+"""
 
 import subprocess
 import sys

@@ -81,7 +81,7 @@ def pool_problems(draw):
 @given(conv_problems(), st.integers(1, 3))
 def test_convolution(algorithm, problem, threads):
     skip_unless_expected_to_run(algorithm, replace(problem, batch=0), Direction.FORWARD)
-    if problem.batch == 0:  # functional answers these itself: test_api.py
+    if problem.batch == 0:  # functional answers these itself: test_edge_shapes.py
         return
     data = conv_operands(problem)
     x, w, dy = data["input"], data["weight"], data["grad_output"]
