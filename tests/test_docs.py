@@ -75,3 +75,29 @@ def test_readme_shows_its_picture_and_its_measured_table():
         assert (DOCS.parent / picture).is_file(), picture
     table = text.split("<!-- measured: begin -->")[1].split("<!-- measured: end -->")[0]
     assert table.count("\n| `") > 10
+
+
+# -- Edge cases -------------------------------------------------------------------------------------
+
+TESTS = DOCS.parent / "tests"
+
+
+def named_tests(file):
+    return {f"{file.name}::{name}" for name in re.findall(r"^def (test_\w+)\(", file.read_text(), re.M)}
+
+
+def test_every_row_of_the_edge_cases_names_tests_that_exist():
+    rows = re.findall(r"^\| (?!case|-)(.*) \| (.*) \| (.*) \|$", (DOCS / "edge-cases.md").read_text(), re.M)
+    assert len(rows) > 50
+    existing = {name for file in TESTS.glob("test_*.py") for name in named_tests(file)}
+    for case, _, tests in rows:
+        named = set(re.findall(r"`(.+?)`", tests))
+        assert named, case
+        assert named <= existing, f"{case}: {named - existing}"
+
+
+def test_every_test_of_an_edge_case_is_in_the_table():
+    page = (DOCS / "edge-cases.md").read_text()
+    for file in TESTS.glob("test_edge_*.py"):
+        missing = {name for name in named_tests(file) if f"`{name}`" not in page}
+        assert not missing, f"{missing} holds no row of docs/edge-cases.md, or another file is its place"

@@ -198,6 +198,47 @@ def test_overflow_is_infinity(algorithm, dtype, direction):
     assert (run_conv(algorithm, problem, direction, -first, second) == -INF).all()
 
 
+@POOL
+@DTYPES
+@pytest.mark.parametrize("layout", ["", "_nhwc"])
+@pytest.mark.parametrize("window", ["r2s2", "r1s4", "r4s1", "r3s3_stride1x1_pad1:1,1:1"])
+def test_an_average_near_overflow_is_the_mean_or_infinity(algorithm, dtype, layout, window):
+    """inf where the sum overflows in the precision that it is kept in: the dtype's, or double."""
+    problem = replace(parse_problem(f"avg_n2c9h8w12_{window}{layout}"), dtype=dtype)
+    largest = np.finfo(dtype).max
+    y, _ = run_pool_forward(algorithm, problem, np.full(problem.input_shape, largest, dtype))
+    whole = oracle.avg_forward(problem, np.ones(problem.input_shape, dtype)) == 1
+    assert whole.any()
+    assert ((y[whole] == INF) | ((y[whole] == largest) & (dtype == "float32"))).all()
+
+
+@POOL
+@DTYPES
+def test_a_window_wholly_in_padding_is_minus_infinity(algorithm, dtype):
+    """Dilated taps on both sides of the input: its index is that of the element nearest to the window's start."""
+    problem = replace(parse_problem("max_n1c2h1w3_r2s2_stride1x1_pad1:1,1:1_dil2x2"), dtype=dtype)
+    x = np.arange(6, dtype=dtype).reshape(problem.input_shape)
+    y, where = run_pool_forward(algorithm, problem, x, with_indices=True)
+    assert (y == -INF).all()
+    assert where[0, 0].tolist() == [[1, 0, 1]]
+    dx = run_pool_backward(algorithm, problem, np.ones(problem.output_shape, dtype), indices=where)
+    assert dx[0, 0].tolist() == [[1, 2, 0]]
+
+
+@pytest.mark.parametrize("name", [algorithm.name for algorithm in REGISTRY["conv"]])
+def test_modes_of_padding_show_no_more_than_there_is(name):
+    """Reflection leaves out the border, so it reaches one less than the input; a circle reaches all of it."""
+    x, w = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4), np.ones((1, 1, 1, 1), np.float32)
+    for mode, most, numpys in (("reflect", (2, 3), "reflect"), ("circular", (3, 4), "wrap")):
+        y = fastconv.conv2d(x, w, padding=most, padding_mode=mode, algorithm=name)
+        assert_same_numbers(y[0, 0], np.pad(x[0, 0], [(pad, pad) for pad in most], mode=numpys))
+        for wrong in ((most[0] + 1, 0), (0, most[1] + 1), ((0, 0), (0, most[1] + 1))):
+            with pytest.raises(fastconv.InvalidProblem, match=f"{mode} padding must be"):
+                fastconv.conv2d(x, w, padding=wrong, padding_mode=mode, algorithm=name)
+        with pytest.raises(fastconv.InvalidProblem, match=f"{mode} padding must be"):
+            fastconv.pad(x, (0, most[1] + 1), mode=mode)
+
+
 OVERFLOW = """
 import sys, numpy as np, fastconv
 for dtype in ("float32", "float16", "float64"):
