@@ -335,7 +335,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "cython_tiled backward_input: infinite weights meet what lies beyond grad_output",
         ("nan", "conv/cython_tiled backward_input"),
         "fastconv/kernels/cython/direct.pyx",
-        "                if t.exact:\n                    correlate_exactly(",
+        "                if t.call.exact:\n                    correlate_exactly(",
         "                if False:\n                    correlate_exactly(",
         VALUES,
         "cython_tiled and (backward_input or outside)",
