@@ -27,6 +27,7 @@ import numpy as np
 
 from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
+from fastconv.conv import depthwise
 from fastconv.conv.contraction import Contraction, contraction
 from fastconv.conv.correlation import Correlation, correlation
 from fastconv.conv.volumes import with_volumes
@@ -50,7 +51,7 @@ def _kernels(name: str) -> Any:
 @cache
 def unavailable() -> str | None:
     try:
-        _kernels("direct"), _kernels("pack"), _kernels("gradient"), _kernels("dots")
+        _kernels("direct"), _kernels("pack"), _kernels("gradient"), _kernels("dots"), _kernels("depthwise")
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -84,6 +85,8 @@ def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Mach
 def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
+    if depthwise.takes(problem, direction):
+        return depthwise.workspace_bytes(problem, direction, threads)
     threads = min(threads, MOST_THREADS)
     vector_bytes = _kernels("direct").VECTOR_BYTES
     if direction is Direction.BACKWARD_WEIGHT and _by_dots(problem):
@@ -171,6 +174,9 @@ def _correlate(
     threads: int,
 ) -> None:
     """Pack the weights of as many destination channels as the scratch holds, gather those, and so on."""
+    if depthwise.takes(problem, direction):
+        depthwise.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
+        return
     kernels, packing = _kernels("direct"), _kernels("pack")
     schedule, packing_task, task = _gathering(problem, direction, kernels.VECTOR_BYTES)
     flags = scratch.take((schedule.ranges,), np.int64) if direction is not Direction.FORWARD and schedule.halo else None
@@ -261,6 +267,9 @@ def backward_weight(
     threads: int,
 ) -> None:
     """Sum up as many items as the scratch holds over all pixels, write them, and so on."""
+    if depthwise.takes(problem, Direction.BACKWARD_WEIGHT):
+        depthwise.backward_weight(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
+        return
     if _by_dots(problem):
         _backward_weight_by_dots(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
         return

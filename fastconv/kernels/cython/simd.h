@@ -121,6 +121,25 @@ FC_INLINE void FC_(fc_store_some)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t count
 #endif
 }
 
+/* Elements from[0:count] in the lanes from `first` on, the others 0; and those lanes into to[0:count]. */
+FC_INLINE FC_(fc_vector) FC_(fc_load_lanes)(const FC_REAL *from, ptrdiff_t first, ptrdiff_t count) {
+#if FC_BYTES == 64
+    return (FC_(fc_vector))FC_MASKED_LOAD(((1u << count) - 1) << first, from - first);
+#else
+    FC_(fc_vector) x = {0};
+    memcpy((FC_REAL *)&x + first, from, (size_t)count * sizeof(FC_REAL));
+    return x;
+#endif
+}
+
+FC_INLINE void FC_(fc_store_lanes)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t first, ptrdiff_t count) {
+#if FC_BYTES == 64
+    FC_MASKED_STORE(to - first, ((1u << count) - 1) << first, x);
+#else
+    memcpy(to, (const FC_REAL *)&x + first, (size_t)count * sizeof(FC_REAL));
+#endif
+}
+
 /* x below 0 becomes 0; NaN stays. */
 FC_INLINE FC_(fc_vector) FC_(fc_relu)(FC_(fc_vector) x) {
     return (FC_(fc_vector))((FC_(fc_integers))x & ~(x < 0));

@@ -1,0 +1,315 @@
+"""Depthwise convolution: each plane gathers from one plane (or a few, if groups have several outputs).
+
+Forward and grad_input: an item is a block of rows of one plane, or of as many small planes as fit a vector side by
+side. grad_weight: an item is those channels, over all images and blocks in order; the sums of some hundred vectors
+are kept in vectors, sums of these in float64.
+"""
+
+from libc.string cimport memset
+
+from fastconv.kernels.cython.simd cimport (
+    at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, not_finite, real)
+
+cdef extern from "simd.h" nogil:
+    enum:
+        FC_BYTES
+
+cdef extern from "depthwise.h" nogil:
+    ctypedef struct fc_planes:
+        const void *x
+        ptrdiff_t pitch, odd
+        const ptrdiff_t *places
+        ptrdiff_t taps, row_step
+        const void *weights
+        const void *bias
+        void *to
+        ptrdiff_t to_row, to_plane, rows, columns, planes, slot, kernel, stride, relu
+    void fc_fill_planes_f32(float *to, const float *source, ptrdiff_t plane_step, ptrdiff_t row_step, ptrdiff_t first,
+                            ptrdiff_t rows, ptrdiff_t source_rows, ptrdiff_t planes, ptrdiff_t slot,
+                            const ptrdiff_t *phases, ptrdiff_t phase_count, ptrdiff_t stride, ptrdiff_t segment,
+                            ptrdiff_t lead)
+    void fc_fill_planes_f64(double *to, const double *source, ptrdiff_t plane_step, ptrdiff_t row_step, ptrdiff_t first,
+                            ptrdiff_t rows, ptrdiff_t source_rows, ptrdiff_t planes, ptrdiff_t slot,
+                            const ptrdiff_t *phases, ptrdiff_t phase_count, ptrdiff_t stride, ptrdiff_t segment,
+                            ptrdiff_t lead)
+    void fc_spread_f32(float *to, const float *source, const ptrdiff_t *order, ptrdiff_t taps, ptrdiff_t planes,
+                       ptrdiff_t step, ptrdiff_t slot)
+    void fc_spread_f64(double *to, const double *source, const ptrdiff_t *order, ptrdiff_t taps, ptrdiff_t planes,
+                       ptrdiff_t step, ptrdiff_t slot)
+    void fc_gather_f32(const fc_planes *b)
+    void fc_gather_f64(const fc_planes *b)
+    void fc_scatter_f32(const fc_planes *b)
+    void fc_scatter_f64(const fc_planes *b)
+    void fc_dot_planes_f32(const fc_planes *b, void *into)
+    void fc_dot_planes_f64(const fc_planes *b, void *into)
+    void fc_collect_f32(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
+    void fc_collect_f64(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
+
+cdef struct Call:  # what differs between calls
+    size_t source, dest, weight, bias, scratch  # addresses; grad_weight: dest is grad_output
+    size_t grad_weight, grad_bias
+    ptrdiff_t relu
+    fc_slots slots
+
+cdef struct Depthwise:
+    # fan_in planes of the source make one of the destination, or fan_out are made from it; one of both is 1.
+    ptrdiff_t images, channels, fan_in, fan_out
+    ptrdiff_t source_rows, source_columns, rows, columns  # the latter of the destination
+    ptrdiff_t planes, slot  # of a vector; lanes from one to the next
+    ptrdiff_t row_block, blocks, block_step  # rows of the destination; rows of the source from block to block
+    ptrdiff_t first_row, buffer_rows, lead  # first: of block 0; zeros before the buffer
+    ptrdiff_t phase_count, segment, stride_w, x_offset
+    ptrdiff_t kernel, stride, odd, taps, row_step, scatter
+    size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
+    ptrdiff_t window  # weights of an output channel
+    ptrdiff_t exact  # weights that are not finite must meet nothing beyond the source; what this path needs:
+    ptrdiff_t kernel_h, kernel_w, stride_h, exact_stride_w, dilation_h, dilation_w, low_h, low_w
+    ptrdiff_t buffer_offset, buffer_size, weights_offset, grads_offset, sums_offset, totals_offset  # in elements
+    ptrdiff_t slot_bytes  # of a thread's scratch
+
+cdef struct Run:
+    Call call
+    Depthwise fields
+
+#: Vectors of products that are summed in vectors before they go to float64.
+cdef ptrdiff_t CHUNK_VECTORS = 256
+
+
+cdef inline void fill(const Depthwise *t, const real *source, ptrdiff_t block, ptrdiff_t planes, ptrdiff_t plane_step,
+                      real *to) noexcept nogil:
+    """Copy the rows that a block needs, with their padding."""
+    cdef ptrdiff_t first = t.first_row + block * t.block_step
+    if real is float:
+        fc_fill_planes_f32(to, source, plane_step, t.source_columns, first, t.buffer_rows, t.source_rows, planes,
+                           t.slot, <const ptrdiff_t *>t.phases, t.phase_count, t.stride_w, t.segment, t.lead)
+    else:
+        fc_fill_planes_f64(to, source, plane_step, t.source_columns, first, t.buffer_rows, t.source_rows, planes,
+                           t.slot, <const ptrdiff_t *>t.phases, t.phase_count, t.stride_w, t.segment, t.lead)
+
+
+cdef inline void spread(const Depthwise *t, const real *source, const ptrdiff_t *order, ptrdiff_t taps,
+                        ptrdiff_t planes, ptrdiff_t step, real *to) noexcept nogil:
+    if real is float:
+        fc_spread_f32(to, source, order, taps, planes, step, t.slot)
+    else:
+        fc_spread_f64(to, source, order, taps, planes, step, t.slot)
+
+
+cdef inline fc_planes describe(const Depthwise *t, real *buffer, ptrdiff_t block, ptrdiff_t planes) noexcept nogil:
+    """All of a block but where it goes to."""
+    cdef fc_planes b
+    memset(&b, 0, sizeof(b))
+    b.x = buffer + t.x_offset
+    b.pitch = t.phase_count * t.segment
+    b.odd = t.odd
+    b.places = <const ptrdiff_t *>t.places
+    b.taps = t.taps
+    b.row_step = t.row_step
+    b.to_row = t.columns
+    b.rows = at_most(t.row_block, t.rows - block * t.row_block)
+    b.columns = t.columns
+    b.planes = planes
+    b.slot = t.slot
+    b.kernel = t.kernel
+    b.stride = t.stride
+    return b
+
+
+cdef void gather_exactly(const Depthwise *t, const real *source, const real *weight, real bias, ptrdiff_t relu,
+                         ptrdiff_t first, ptrdiff_t last, real *to) noexcept nogil:
+    """grad_input's rows first..last of one plane, with no product but those with gradients that exist."""
+    cdef ptrdiff_t grad_rows = t.source_rows, grad_columns = t.source_columns, m, r, s, p, q, h, w, i
+    cdef const real *grad
+    cdef real value
+    for i in range(first * t.columns, last * t.columns):
+        to[i] = bias
+    for m in range(t.fan_in):
+        for r in range(t.kernel_h):
+            for s in range(t.kernel_w):
+                value = weight[m * t.window + r * t.kernel_w + s]
+                for p in range(grad_rows):
+                    h = p * t.stride_h + r * t.dilation_h - t.low_h
+                    if first <= h < last:
+                        grad = source + (m * grad_rows + p) * grad_columns
+                        for q in range(grad_columns):
+                            w = q * t.exact_stride_w + s * t.dilation_w - t.low_w
+                            if 0 <= w < t.columns:
+                                to[h * t.columns + w] += grad[q] * value
+    if relu:
+        for i in range(first * t.columns, last * t.columns):
+            to[i] = 0 if to[i] < 0 else to[i]
+
+
+cdef void gather_item(const Call *call, const Depthwise *t, ptrdiff_t item, real *mine) noexcept nogil:
+    """Items count blocks fastest, then steps of channels, then images."""
+    cdef ptrdiff_t steps = ceil_div(t.channels, t.planes), block = item % t.blocks
+    cdef ptrdiff_t channel = item // t.blocks % steps * t.planes, image = item // t.blocks // steps
+    cdef ptrdiff_t planes = at_most(t.planes, t.channels - channel), m, g, none = 0
+    cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns
+    cdef real *weights = mine + t.weights_offset
+    cdef real *bias = weights + t.taps * lanes(mine)
+    cdef const real *source = <const real *>call.source + (image * t.channels + channel) * t.fan_in * source_plane
+    cdef const real *weight = <const real *>call.weight + channel * t.fan_in * t.fan_out * t.window
+    cdef const real *biases = <const real *>call.bias
+    cdef real *dest = <real *>call.dest + (image * t.channels + channel) * t.fan_out * plane
+    cdef fc_planes b
+    if t.exact and not_finite(weight, planes * t.fan_in * t.window):
+        for g in range(planes):
+            gather_exactly(t, source + g * t.fan_in * source_plane, weight + g * t.fan_in * t.window,
+                           biases[channel + g] if call.bias else 0, call.relu, block * t.row_block,
+                           at_most((block + 1) * t.row_block, t.rows), dest + g * plane)
+        return
+    for m in range(t.fan_in):
+        fill(t, source + m * source_plane, block, planes, t.fan_in * source_plane,
+             mine + t.buffer_offset + m * t.buffer_size)
+    b = describe(t, mine + t.buffer_offset, block, planes)
+    b.weights = weights
+    b.bias = bias
+    b.relu = call.relu
+    b.to_plane = t.fan_out * plane
+    memset(bias, 0, FC_BYTES)
+    for m in range(t.fan_out):
+        spread(t, weight + m * t.window, <const ptrdiff_t *>t.order, t.taps, planes,
+               t.fan_in * t.fan_out * t.window, weights)
+        if call.bias:
+            spread(t, biases + channel * t.fan_out + m, &none, 1, planes, t.fan_out, bias)
+        b.to = dest + m * plane + block * t.row_block * t.columns
+        if real is float:
+            if t.scatter:
+                fc_scatter_f32(&b)
+            else:
+                fc_gather_f32(&b)
+        else:
+            if t.scatter:
+                fc_scatter_f64(&b)
+            else:
+                fc_gather_f64(&b)
+
+
+cdef void add_block(const Call *call, const Depthwise *t, ptrdiff_t image, ptrdiff_t channel, ptrdiff_t block,
+                    ptrdiff_t planes, real *mine) noexcept nogil:
+    """Add the products of one block to the sums of all outputs of some channels."""
+    cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns, m
+    cdef ptrdiff_t[2] whole_rows = [0, t.columns]
+    cdef const real *source = <const real *>call.source + (image * t.channels + channel) * source_plane
+    cdef const real *grad = (<const real *>call.dest + (image * t.channels + channel) * t.fan_out * plane
+                             + block * t.row_block * t.columns)
+    cdef real *grads = mine + t.grads_offset  # with a vector before it
+    cdef real *sums = mine + t.sums_offset
+    cdef fc_planes b
+    fill(t, source, block, planes, source_plane, mine + t.buffer_offset)
+    b = describe(t, mine + t.buffer_offset, block, planes)
+    for m in range(t.fan_out):
+        b.to = <void *>(grad + m * plane)
+        if t.columns < lanes(mine):  # rows that a vector overlaps are copied side by side, like the source
+            b.to = grads
+            b.to_row = lanes(mine)
+        if real is float:
+            if t.columns < lanes(mine):
+                fc_fill_planes_f32(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, planes,
+                                   t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
+            fc_dot_planes_f32(&b, sums)
+        else:
+            if t.columns < lanes(mine):
+                fc_fill_planes_f64(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, planes,
+                                   t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
+            fc_dot_planes_f64(&b, sums)
+        sums += (t.taps + 1) * lanes(mine)
+
+
+cdef void collect(const Depthwise *t, ptrdiff_t planes, real *sums, double *totals) noexcept nogil:
+    """Add the sums in vectors, tap by tap, to those in float64, and clear them."""
+    cdef ptrdiff_t m, n = t.taps + 1
+    for m in range(t.fan_out):
+        if real is float:
+            fc_collect_f32(sums + m * n * lanes(sums), n, planes, t.slot, totals + m * t.planes * n, n)
+        else:
+            fc_collect_f64(sums + m * n * lanes(sums), n, planes, t.slot, totals + m * t.planes * n, n)
+
+
+cdef void dot_item(const Call *call, const Depthwise *t, ptrdiff_t item, real *mine) noexcept nogil:
+    """grad_weight and grad_bias of some channels."""
+    cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
+    cdef ptrdiff_t n = t.taps + 1, block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
+    cdef ptrdiff_t image, block, m, g, a, k
+    cdef const ptrdiff_t *order = <const ptrdiff_t *>t.order
+    cdef real *sums = mine + t.sums_offset
+    cdef double *totals = <double *>(mine + t.totals_offset)
+    memset(sums, 0, <size_t>(t.fan_out * n * FC_BYTES))
+    memset(totals, 0, <size_t>(t.fan_out * t.planes * n) * sizeof(double))
+    for image in range(t.images):
+        for block in range(t.blocks):
+            add_block(call, t, image, channel, block, planes, mine)
+            vectors += block_vectors
+            if vectors >= CHUNK_VECTORS:
+                collect(t, planes, sums, totals)
+                vectors = 0
+    collect(t, planes, sums, totals)
+    for g in range(planes):
+        for m in range(t.fan_out):
+            k = (channel + g) * t.fan_out + m
+            for a in range(t.taps):
+                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[(m * t.planes + g) * n + a]
+            if call.grad_bias:
+                (<real *>call.grad_bias)[k] = <real>totals[(m * t.planes + g) * n + t.taps]
+
+
+cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef int slot = fc_take_slot(&run.call.slots)
+    cdef real *mine = <real *>(<char *>run.call.scratch + slot * run.fields.slot_bytes)
+    cdef ptrdiff_t item
+    for item in range(first, last):
+        if products:
+            dot_item(&run.call, &run.fields, item, mine)
+        else:
+            gather_item(&run.call, &run.fields, item, mine)
+    fc_give_slot(&run.call.slots, slot)
+
+
+cdef void gather_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    run_items(<float *>NULL, <Run *>task, False, first, last)
+
+
+cdef void gather_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    run_items(<double *>NULL, <Run *>task, False, first, last)
+
+
+cdef void dots_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    run_items(<float *>NULL, <Run *>task, True, first, last)
+
+
+cdef void dots_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    run_items(<double *>NULL, <Run *>task, True, first, last)
+
+
+# -- For Python -------------------------------------------------------------------------------------
+
+#: Bytes of a vector.
+VECTOR_BYTES = FC_BYTES
+#: Addresses of the range kernels: forward and grad_input; grad_weight with grad_bias.
+GATHER = {"float32": <size_t><fc_kernel>gather_float32, "float64": <size_t><fc_kernel>gather_float64}
+DOTS = {"float32": <size_t><fc_kernel>dots_float32, "float64": <size_t><fc_kernel>dots_float64}
+
+
+def schedule_task(**fields):
+    """Pack the part of a task that is the same for all calls: every field of `Depthwise`, by name."""
+    cdef Depthwise schedule
+    memset(&schedule, 0, sizeof(schedule))
+    schedule = fields
+    return (<char *>&schedule)[:sizeof(schedule)]
+
+
+def call_task(size_t source, size_t dest, size_t weight, size_t scratch, size_t bias=0, bint relu=False,
+              size_t grad_weight=0, size_t grad_bias=0):
+    """Pack the part before it: addresses (grad_weight: `dest` is grad_output, `weight` is not read)."""
+    cdef Call call
+    memset(&call, 0, sizeof(call))
+    call.source = source
+    call.dest = dest
+    call.weight = weight
+    call.scratch = scratch
+    call.bias = bias
+    call.relu = relu
+    call.grad_weight = grad_weight
+    call.grad_bias = grad_bias
+    return (<char *>&call)[:sizeof(call)]
