@@ -95,23 +95,25 @@ cdef inline void spread(const Depthwise *t, const real *source, const ptrdiff_t 
         fc_spread_f64(to, source, order, taps, planes, step, t.slot)
 
 
-cdef inline fc_planes describe(const Depthwise *t, real *buffer, ptrdiff_t block, ptrdiff_t planes) noexcept nogil:
-    """All of a block but where it goes to."""
+cdef fc_planes describe(const Call *call, const Depthwise *t, const real *mine) noexcept nogil:
+    """What is the same for all blocks."""
     cdef fc_planes b
     memset(&b, 0, sizeof(b))
-    b.x = buffer + t.x_offset
+    b.x = mine + t.buffer_offset + t.x_offset
     b.pitch = t.phase_count * t.segment
     b.odd = t.odd
     b.places = <const ptrdiff_t *>t.places
     b.taps = t.taps
     b.row_step = t.row_step
+    b.weights = mine + t.weights_offset
+    b.bias = mine + t.weights_offset + t.taps * lanes(mine)
     b.to_row = t.columns
-    b.rows = at_most(t.row_block, t.rows - block * t.row_block)
+    b.to_plane = t.fan_out * t.rows * t.columns
     b.columns = t.columns
-    b.planes = planes
     b.slot = t.slot
     b.kernel = t.kernel
     b.stride = t.stride
+    b.relu = call.relu
     return b
 
 
@@ -140,7 +142,7 @@ cdef void gather_exactly(const Depthwise *t, const real *source, const real *wei
             to[i] = 0 if to[i] < 0 else to[i]
 
 
-cdef void gather_item(const Call *call, const Depthwise *t, ptrdiff_t item, real *mine) noexcept nogil:
+cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
     """Items count blocks fastest, then steps of channels, then images."""
     cdef ptrdiff_t steps = ceil_div(t.channels, t.planes), block = item % t.blocks
     cdef ptrdiff_t channel = item // t.blocks % steps * t.planes, image = item // t.blocks // steps
@@ -152,7 +154,6 @@ cdef void gather_item(const Call *call, const Depthwise *t, ptrdiff_t item, real
     cdef const real *weight = <const real *>call.weight + channel * t.fan_in * t.fan_out * t.window
     cdef const real *biases = <const real *>call.bias
     cdef real *dest = <real *>call.dest + (image * t.channels + channel) * t.fan_out * plane
-    cdef fc_planes b
     if t.exact and not_finite(weight, planes * t.fan_in * t.window):
         for g in range(planes):
             gather_exactly(t, source + g * t.fan_in * source_plane, weight + g * t.fan_in * t.window,
@@ -162,12 +163,8 @@ cdef void gather_item(const Call *call, const Depthwise *t, ptrdiff_t item, real
     for m in range(t.fan_in):
         fill(t, source + m * source_plane, block, planes, t.fan_in * source_plane,
              mine + t.buffer_offset + m * t.buffer_size)
-    b = describe(t, mine + t.buffer_offset, block, planes)
-    b.weights = weights
-    b.bias = bias
-    b.relu = call.relu
-    b.to_plane = t.fan_out * plane
-    memset(bias, 0, FC_BYTES)
+    b.rows = at_most(t.row_block, t.rows - block * t.row_block)
+    b.planes = planes
     for m in range(t.fan_out):
         spread(t, weight + m * t.window, <const ptrdiff_t *>t.order, t.taps, planes,
                t.fan_in * t.fan_out * t.window, weights)
@@ -176,18 +173,18 @@ cdef void gather_item(const Call *call, const Depthwise *t, ptrdiff_t item, real
         b.to = dest + m * plane + block * t.row_block * t.columns
         if real is float:
             if t.scatter:
-                fc_scatter_f32(&b)
+                fc_scatter_f32(b)
             else:
-                fc_gather_f32(&b)
+                fc_gather_f32(b)
         else:
             if t.scatter:
-                fc_scatter_f64(&b)
+                fc_scatter_f64(b)
             else:
-                fc_gather_f64(&b)
+                fc_gather_f64(b)
 
 
-cdef void add_block(const Call *call, const Depthwise *t, ptrdiff_t image, ptrdiff_t channel, ptrdiff_t block,
-                    ptrdiff_t planes, real *mine) noexcept nogil:
+cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t image, ptrdiff_t channel,
+                    ptrdiff_t block, real *mine) noexcept nogil:
     """Add the products of one block to the sums of all outputs of some channels."""
     cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns, m
     cdef ptrdiff_t[2] whole_rows = [0, t.columns]
@@ -196,24 +193,22 @@ cdef void add_block(const Call *call, const Depthwise *t, ptrdiff_t image, ptrdi
                              + block * t.row_block * t.columns)
     cdef real *grads = mine + t.grads_offset  # with a vector before it
     cdef real *sums = mine + t.sums_offset
-    cdef fc_planes b
-    fill(t, source, block, planes, source_plane, mine + t.buffer_offset)
-    b = describe(t, mine + t.buffer_offset, block, planes)
+    cdef bint short_rows = t.columns < lanes(mine)  # then they are copied side by side, like the source
+    fill(t, source, block, b.planes, source_plane, mine + t.buffer_offset)
+    b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     for m in range(t.fan_out):
-        b.to = <void *>(grad + m * plane)
-        if t.columns < lanes(mine):  # rows that a vector overlaps are copied side by side, like the source
-            b.to = grads
-            b.to_row = lanes(mine)
+        b.to = <void *>(grad + m * plane) if not short_rows else <void *>grads
+        b.to_row = t.columns if not short_rows else lanes(mine)
         if real is float:
-            if t.columns < lanes(mine):
-                fc_fill_planes_f32(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, planes,
+            if short_rows:
+                fc_fill_planes_f32(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, b.planes,
                                    t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
-            fc_dot_planes_f32(&b, sums)
+            fc_dot_planes_f32(b, sums)
         else:
-            if t.columns < lanes(mine):
-                fc_fill_planes_f64(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, planes,
+            if short_rows:
+                fc_fill_planes_f64(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, b.planes,
                                    t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
-            fc_dot_planes_f64(&b, sums)
+            fc_dot_planes_f64(b, sums)
         sums += (t.taps + 1) * lanes(mine)
 
 
@@ -227,7 +222,7 @@ cdef void collect(const Depthwise *t, ptrdiff_t planes, real *sums, double *tota
             fc_collect_f64(sums + m * n * lanes(sums), n, planes, t.slot, totals + m * t.planes * n, n)
 
 
-cdef void dot_item(const Call *call, const Depthwise *t, ptrdiff_t item, real *mine) noexcept nogil:
+cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
     """grad_weight and grad_bias of some channels."""
     cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
     cdef ptrdiff_t n = t.taps + 1, block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
@@ -235,11 +230,12 @@ cdef void dot_item(const Call *call, const Depthwise *t, ptrdiff_t item, real *m
     cdef const ptrdiff_t *order = <const ptrdiff_t *>t.order
     cdef real *sums = mine + t.sums_offset
     cdef double *totals = <double *>(mine + t.totals_offset)
+    b.planes = planes
     memset(sums, 0, <size_t>(t.fan_out * n * FC_BYTES))
     memset(totals, 0, <size_t>(t.fan_out * t.planes * n) * sizeof(double))
     for image in range(t.images):
         for block in range(t.blocks):
-            add_block(call, t, image, channel, block, planes, mine)
+            add_block(call, t, b, image, channel, block, mine)
             vectors += block_vectors
             if vectors >= CHUNK_VECTORS:
                 collect(t, planes, sums, totals)
@@ -258,11 +254,13 @@ cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdif
     cdef int slot = fc_take_slot(&run.call.slots)
     cdef real *mine = <real *>(<char *>run.call.scratch + slot * run.fields.slot_bytes)
     cdef ptrdiff_t item
+    cdef fc_planes b = describe(&run.call, &run.fields, mine)
+    memset(<void *>b.bias, 0, FC_BYTES)
     for item in range(first, last):
         if products:
-            dot_item(&run.call, &run.fields, item, mine)
+            dot_item(&run.call, &run.fields, &b, item, mine)
         else:
-            gather_item(&run.call, &run.fields, item, mine)
+            gather_item(&run.call, &run.fields, &b, item, mine)
     fc_give_slot(&run.call.slots, slot)
 
 
