@@ -147,6 +147,11 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
 
     square = kernel[0] if kernel == (kernel[0], kernel[0]) and kernel[0] in TILED and dilation == (1, 1) else 0
     tiled = square if scatter or (steps in ((1, 1), (2, 2)) and fan_in == 1) else 0
+    # Rows with their padding in one vector; of stride 2, in one vector for evens and odds each.
+    small = (
+        bool(tiled) and not scatter and segment == lanes and befores == (tiled // 2, tiled // 2)
+        and (planes == 1 or (planes == 2 and sum(count for _, count in rows.phases) <= lanes))
+    )  # fmt: skip
     window = kernel[0] * kernel[1]
     grid = [(r, s) for s in range(kernel[1]) for r in range(kernel[0])]
     of_weights = [r * kernel[1] + s for r, s in grid]
@@ -163,8 +168,8 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
     offsets = {"buffer_offset": lead, "weights_offset": fan_in * buffer_size}
     offsets["grads_offset"] = offsets["weights_offset"] + (tap_count + 1) * lanes + lanes
     offsets["sums_offset"] = offsets["grads_offset"] + (block * lanes if counts[1] < lanes else 0)
-    offsets["totals_offset"] = offsets["sums_offset"] + fan_out * (window + 1) * lanes
-    slot_bytes = offsets["totals_offset"] * item_bytes + 8 * fan_out * planes * (window + 1)
+    offsets["totals_offset"] = offsets["sums_offset"] + fan_out * window * lanes
+    slot_bytes = offsets["totals_offset"] * item_bytes + 8 * fan_out * (lanes + planes * window)
     row_block = 2 * block if scatter else block
     items = -(-problem.in_channels // planes)
     blocks = -(-dest[0] // row_block)
@@ -174,8 +179,10 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         row_block=row_block, blocks=blocks, block_step=block * steps[0], first_row=-befores[0],
         buffer_rows=buffer_rows, lead=lead, phase_count=len(rows.phases), segment=segment, stride_w=steps[1],
         x_offset=shifts[-1] - lows[1] % 2 if scatter else shifts[0] if tiled else 0,
-        kernel=tiled, stride=steps[0] if tiled else 0, odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
-        taps=tap_count, row_step=steps[0] * pitch, scatter=scatter, window=window, exact=turned,
+        kernel=tiled, stride=steps[0] if tiled else 0,
+        odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
+        taps=tap_count, row_step=steps[0] * pitch, scatter=scatter, small=small,
+        from_columns=sum(count for _, count in rows.phases), window=window,
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=strides[0], exact_stride_w=strides[1],
         dilation_h=dilation[0], dilation_w=dilation[1], low_h=lows[0], low_w=lows[1],
         buffer_size=buffer_size, slot_bytes=aligned_bytes(slot_bytes), **offsets,
@@ -224,6 +231,8 @@ def correlate(
     call = kernels.call_task(
         source.ctypes.data, dest.ctypes.data, weight.ctypes.data, address,
         0 if epilogue.bias is None else epilogue.bias.ctypes.data, epilogue.activation == "relu",
+        direction is Direction.BACKWARD_INPUT
+        and kernels.holds_infinity(problem.dtype, weight.ctypes.data, weight.size),
     )  # fmt: skip
     pool.run(kernels.GATHER[problem.dtype], call + cut.task, cut.items, threads)
 

@@ -33,10 +33,12 @@
 enum { FC_TALL = 8, FC_PAIRS = 4 };
 #define FC_EACH_TALL(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
 #define FC_EACH_PAIRS(DO) DO(1) DO(2) DO(3) DO(4)
+#define FC_EACH_SMALL(DO) DO(7) else DO(4) else DO(2) else DO(1)
 #else
 enum { FC_TALL = 4, FC_PAIRS = 2 };
 #define FC_EACH_TALL(DO) DO(1) DO(2) DO(3) DO(4)
 #define FC_EACH_PAIRS(DO) DO(1) DO(2)
+#define FC_EACH_SMALL(DO) DO(4) else DO(2) else DO(1)
 #endif
 
 /* One block of rows of the planes that share a buffer. Distances are in elements. */
@@ -53,6 +55,9 @@ typedef struct {
     ptrdiff_t planes, slot;
     ptrdiff_t kernel, stride;  /* of the tiles written out below: 3, 5 or 7, square; 0: any */
     ptrdiff_t relu;
+    const void *from;          /* without a buffer: row 0 of the first plane of the source, */
+    ptrdiff_t first;           /* its first row that the block reads, */
+    ptrdiff_t from_row, from_plane, from_rows, from_columns;
 } fc_planes;
 
 #define FC_REAL float
@@ -98,6 +103,12 @@ typedef struct {
 #define FC_FIRST_PAIRS(L, D) ((L) / 2 + (L) % 2 * FC_LANES)
 #define FC_LAST_PAIRS(L, D) ((L) / 2 + (L) % 2 * FC_LANES + FC_LANES / 2)
 #define FC_NUMBER(L, D) (L)
+#define FC_ON_1(L, D) (((L) + 1) % FC_LANES)
+#define FC_ON_2(L, D) (((L) + 2) % FC_LANES)
+#define FC_ON_3(L, D) (((L) + 3) % FC_LANES)
+#define FC_BACK_1(L, D) (((L) + 4 * FC_LANES - 1) % FC_LANES)
+#define FC_BACK_2(L, D) (((L) + 4 * FC_LANES - 2) % FC_LANES)
+#define FC_BACK_3(L, D) (((L) + 4 * FC_LANES - 3) % FC_LANES)
 
 /* -- The buffer ------------------------------------------------------------------------------------------- */
 
@@ -170,9 +181,9 @@ static inline void FC_(fc_spread)(FC_REAL *to, const FC_REAL *from, const ptrdif
                                   ptrdiff_t planes, ptrdiff_t step, ptrdiff_t slot) {
     const FC_INTEGERS lane = {FC_LIST(FC_NUMBER)};
     for (ptrdiff_t t = 0; t < taps; t++) {
-        FC_VECTOR x = (FC_VECTOR){0} + from[order[t]];
+        FC_VECTOR x = from[order[t]] - (FC_VECTOR){0}; /* - 0, not + 0: no addition, as -0 stays */
         for (ptrdiff_t g = 1; g < planes; g++) {
-            const FC_VECTOR y = (FC_VECTOR){0} + from[g * step + order[t]];
+            const FC_VECTOR y = from[g * step + order[t]] - (FC_VECTOR){0};
             x = FC_(fc_select)(lane >= (FC_INT)(g * slot), y, x);
         }
         FC_(fc_store)(to + t * FC_LANES, x);
@@ -350,7 +361,8 @@ static inline void FC_(fc_scatter)(const fc_planes *b) {
 }
 
 /* -- Products: grad_weight ---------------------------------------------------------------------------------
- * sums[t] += what the block adds to tap t, in vectors; sums[taps] likewise the gradients alone. b->to is grad_output.
+ * sums[t] += what the block adds to tap t, in vectors; totals[lane] likewise the gradients alone, in double: equal
+ * gradients drift in float after some tens of additions. b->to is grad_output.
  * A masked vector counts in some lanes alone: the buffer may hold a NaN beside them, which must stay where it is.
  */
 FC_INLINE FC_VECTOR FC_(fc_keep)(const int masked, FC_INTEGERS mask, FC_VECTOR x) {
@@ -360,13 +372,13 @@ FC_INLINE FC_VECTOR FC_(fc_keep)(const int masked, FC_INTEGERS mask, FC_VECTOR x
 /* `many` rows of the kernel from row r0 on, for `rows` rows of grad_output. */
 FC_INLINE void FC_(fc_dot_rows)(const int rows, const int many, const int k, const int stride, const int masked,
                                 const FC_REAL *x, ptrdiff_t pitch, ptrdiff_t odd, const FC_REAL *grad,
-                                ptrdiff_t grad_row, FC_INTEGERS mask, FC_VECTOR *sums, FC_VECTOR *total) {
+                                ptrdiff_t grad_row, FC_INTEGERS mask, FC_VECTOR *sums, FC_VECTOR *all) {
     FC_VECTOR g[4];
 #pragma GCC unroll 4
     for (int j = 0; j < rows; j++) {
         g[j] = FC_(fc_keep)(masked, mask, FC_(fc_load)(grad + j * grad_row));
         FC_HOLD(g[j]);
-        *total += g[j];
+        *all += g[j];
     }
 #pragma GCC unroll 7
     for (int s = 0; s < k; s++)
@@ -383,80 +395,84 @@ FC_INLINE void FC_(fc_dot_rows)(const int rows, const int many, const int k, con
         }
 }
 
+FC_INLINE void FC_(fc_add_lanes)(double *totals, FC_VECTOR x) {
+    for (int lane = 0; lane < FC_LANES; lane++) totals[lane] += (double)x[lane];
+}
+
 FC_INLINE void FC_(fc_dot_columns)(const int many, const int k, const int stride, const int masked,
                                    const fc_planes *b, const FC_REAL *x, ptrdiff_t i, FC_INTEGERS mask,
-                                   FC_VECTOR *sums, FC_VECTOR *total) {
+                                   FC_VECTOR *sums, double *totals) {
     const FC_REAL *grad = (const FC_REAL *)b->to + i;
+    FC_VECTOR all = {0};
     ptrdiff_t j = 0;
 #pragma GCC unroll 1
-    for (; j + 4 <= b->rows; j += 4)
+    for (; j + 4 <= b->rows; j += 4) {
         FC_(fc_dot_rows)(4, many, k, stride, masked, x + i + j * stride * b->pitch, b->pitch, b->odd,
-                         grad + j * b->to_row, b->to_row, mask, sums, total);
+                         grad + j * b->to_row, b->to_row, mask, sums, &all);
+        if (totals && j % 32 == 28) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
+    }
 #pragma GCC unroll 1
     for (; j < b->rows; j++)
         FC_(fc_dot_rows)(1, many, k, stride, masked, x + i + j * stride * b->pitch, b->pitch, b->odd,
-                         grad + j * b->to_row, b->to_row, mask, sums, total);
+                         grad + j * b->to_row, b->to_row, mask, sums, &all);
+    if (totals) FC_(fc_add_lanes)(totals, all);
 }
 
 FC_INLINE void FC_(fc_dot_some)(const int many, const int k, const int stride, const int r0, const fc_planes *b,
-                                FC_VECTOR *into, FC_VECTOR *total) {
+                                FC_VECTOR *into, double *totals) {
     const FC_INTEGERS lane = {FC_LIST(FC_NUMBER)};
     const FC_REAL *x = (const FC_REAL *)b->x + r0 * b->pitch;
-    FC_VECTOR sums[25], all = {0};
+    FC_VECTOR sums[25];
     ptrdiff_t i = 0;
 #pragma GCC unroll 25
     for (int t = 0; t < many * k; t++) sums[t] = (FC_VECTOR){0};
 #pragma GCC unroll 1
     for (; i + FC_LANES <= b->columns; i += FC_LANES)
-        FC_(fc_dot_columns)(many, k, stride, 0, b, x, i, lane, sums, &all);
+        FC_(fc_dot_columns)(many, k, stride, 0, b, x, i, lane, sums, totals);
     if (i == 0) /* rows shorter than a vector: grad_output is in a buffer, its planes in slots */
         FC_(fc_dot_columns)(many, k, stride, 1, b, x, 0, (lane & (FC_INT)(b->slot - 1)) < (FC_INT)b->columns, sums,
-                            &all);
+                            totals);
     else if (i < b->columns) /* the last vector ends with the row, and counts what is left */
         FC_(fc_dot_columns)(many, k, stride, 1, b, x, b->columns - FC_LANES,
-                            lane >= (FC_INT)(i + FC_LANES - b->columns), sums, &all);
+                            lane >= (FC_INT)(i + FC_LANES - b->columns), sums, totals);
 #pragma GCC unroll 7
     for (int s = 0; s < k; s++)
 #pragma GCC unroll 5
         for (int r = 0; r < many; r++) into[s * k + r0 + r] += sums[s * many + r];
-    if (total) *total += all;
 }
 
 /* Taps of any kernel, one at a time. */
-static inline void FC_(fc_dot_any)(const fc_planes *b, FC_VECTOR *into) {
+static inline void FC_(fc_dot_any)(const fc_planes *b, FC_VECTOR *into, double *totals) {
     fc_planes one = *b;
-    FC_VECTOR *total = into + b->taps;
+    one.pitch = b->row_step;
     for (ptrdiff_t t = 0; t < b->taps; t++) {
         one.x = (const FC_REAL *)b->x + b->places[t];
-        one.pitch = b->row_step;
-        FC_(fc_dot_some)(1, 1, 1, 0, &one, into + t, t == 0 ? total : 0);
+        FC_(fc_dot_some)(1, 1, 1, 0, &one, into + t, t == 0 ? totals : 0);
     }
 }
 
+/* Rows of the kernel whose sums fit the registers. */
 #define FC_FIVES (FC_BYTES == 64 ? 3 : 2)
 #define FC_SEVENS (FC_BYTES == 64 ? 3 : 1)
-FC_INLINE void FC_(fc_dot_five)(const int stride, const fc_planes *b, FC_VECTOR *into) {
-    FC_(fc_dot_some)(FC_FIVES, 5, stride, 0, b, into, into + 25);
-    FC_(fc_dot_some)(2, 5, stride, FC_FIVES, b, into, 0);
-    if (FC_FIVES == 2) FC_(fc_dot_some)(1, 5, stride, 4, b, into, 0);
-}
-FC_INLINE void FC_(fc_dot_seven)(const int stride, const fc_planes *b, FC_VECTOR *into) {
-    FC_(fc_dot_some)(FC_SEVENS, 7, stride, 0, b, into, into + 49);
-#pragma GCC unroll 1
-    for (int r = FC_SEVENS; r + FC_SEVENS <= 7; r += FC_SEVENS) FC_(fc_dot_some)(FC_SEVENS, 7, stride, r, b, into, 0);
-    if (FC_SEVENS > 1) FC_(fc_dot_some)(1, 7, stride, 6, b, into, 0);
-}
+#define FC_DOT_FIVE(DOT, S, b, into, totals)              \
+    FC_(DOT)(FC_FIVES, 5, S, 0, b, into, totals);         \
+    FC_(DOT)(2, 5, S, FC_FIVES, b, into, 0);              \
+    if (FC_FIVES == 2) FC_(DOT)(1, 5, S, 4, b, into, 0);
+#define FC_DOT_SEVEN(DOT, S, b, into, totals)             \
+    FC_(DOT)(FC_SEVENS, 7, S, 0, b, into, totals);        \
+    for (int r = FC_SEVENS; r + FC_SEVENS <= 7; r += FC_SEVENS) FC_(DOT)(FC_SEVENS, 7, S, r, b, into, 0); \
+    if (FC_SEVENS > 1) FC_(DOT)(1, 7, S, 6, b, into, 0);
 
-static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into) {
+static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into, double *totals) {
     FC_VECTOR *sums = (FC_VECTOR *)into;
     switch (b->kernel * 2 + b->stride) {
-    case 3 * 2 + 1: FC_(fc_dot_some)(3, 3, 1, 0, b, sums, sums + 9); break;
-    case 3 * 2 + 2: FC_(fc_dot_some)(3, 3, 2, 0, b, sums, sums + 9); break;
-    case 5 * 2 + 1: FC_(fc_dot_five)(1, b, sums); break;
-    case 5 * 2 + 2: FC_(fc_dot_five)(2, b, sums); break;
-    case 7 * 2 + 1: FC_(fc_dot_seven)(1, b, sums); break;
-    case 7 * 2 + 2: FC_(fc_dot_seven)(2, b, sums); break;
-    default: FC_(fc_dot_any)(b, sums);
+    case 3 * 2 + 1: FC_(fc_dot_some)(3, 3, 1, 0, b, sums, totals); break;
+    case 3 * 2 + 2: FC_(fc_dot_some)(3, 3, 2, 0, b, sums, totals); break;
+    case 5 * 2 + 1: FC_DOT_FIVE(fc_dot_some, 1, b, sums, totals) break;
+    case 5 * 2 + 2: FC_DOT_FIVE(fc_dot_some, 2, b, sums, totals) break;
+    case 7 * 2 + 1: FC_DOT_SEVEN(fc_dot_some, 1, b, sums, totals) break;
+    case 7 * 2 + 2: FC_DOT_SEVEN(fc_dot_some, 2, b, sums, totals) break;
+    default: FC_(fc_dot_any)(b, sums, totals);
     }
 }
 
@@ -473,12 +489,16 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t planes, pt
         }
         FC_(fc_transpose)(rows); /* now rows[lane][t] */
         for (ptrdiff_t g = 0; g < planes; g++) {
+            FC_REAL sums_of[FC_LANES];
             FC_VECTOR sum = rows[g * slot];
             for (ptrdiff_t i = 1; i < slot; i++) sum += rows[g * slot + i];
-            for (ptrdiff_t i = 0; i < FC_LANES && t + i < n; i++) to[g * step + t + i] += (double)sum[i];
+            FC_(fc_store)(sums_of, sum);
+            for (ptrdiff_t i = 0; i < FC_LANES && t + i < n; i++) to[g * step + t + i] += (double)sums_of[i];
         }
     }
 }
+
+#include "depthwise_small.h"
 
 #undef FC_VECTOR
 #undef FC_INTEGERS
@@ -488,8 +508,16 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t planes, pt
 #undef FC_FIRST_PAIRS
 #undef FC_LAST_PAIRS
 #undef FC_NUMBER
+#undef FC_ON_1
+#undef FC_ON_2
+#undef FC_ON_3
+#undef FC_BACK_1
+#undef FC_BACK_2
+#undef FC_BACK_3
 #undef FC_FIVES
 #undef FC_SEVENS
+#undef FC_DOT_FIVE
+#undef FC_DOT_SEVEN
 #undef FC_REAL
 #undef FC_INT
 #undef FC_

@@ -24,6 +24,8 @@ cdef extern from "depthwise.h" nogil:
         const void *bias
         void *to
         ptrdiff_t to_row, to_plane, rows, columns, planes, slot, kernel, stride, relu
+        const void *from_ "from"
+        ptrdiff_t first, from_row, from_plane, from_rows, from_columns
     void fc_fill_planes_f32(float *to, const float *source, ptrdiff_t plane_step, ptrdiff_t row_step, ptrdiff_t first,
                             ptrdiff_t rows, ptrdiff_t source_rows, ptrdiff_t planes, ptrdiff_t slot,
                             const ptrdiff_t *phases, ptrdiff_t phase_count, ptrdiff_t stride, ptrdiff_t segment,
@@ -38,10 +40,14 @@ cdef extern from "depthwise.h" nogil:
                        ptrdiff_t step, ptrdiff_t slot)
     void fc_gather_f32(const fc_planes *b)
     void fc_gather_f64(const fc_planes *b)
+    void fc_small_gather_f32(const fc_planes *b)
+    void fc_small_gather_f64(const fc_planes *b)
     void fc_scatter_f32(const fc_planes *b)
     void fc_scatter_f64(const fc_planes *b)
-    void fc_dot_planes_f32(const fc_planes *b, void *into)
-    void fc_dot_planes_f64(const fc_planes *b, void *into)
+    void fc_dot_planes_f32(const fc_planes *b, void *into, double *totals)
+    void fc_dot_planes_f64(const fc_planes *b, void *into, double *totals)
+    void fc_small_dot_planes_f32(const fc_planes *b, void *into, double *totals)
+    void fc_small_dot_planes_f64(const fc_planes *b, void *into, double *totals)
     void fc_collect_f32(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
     void fc_collect_f64(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
 
@@ -49,6 +55,7 @@ cdef struct Call:  # what differs between calls
     size_t source, dest, weight, bias, scratch  # addresses; grad_weight: dest is grad_output
     size_t grad_weight, grad_bias
     ptrdiff_t relu
+    ptrdiff_t exact  # some weight is not finite, and must meet nothing beyond the source
     fc_slots slots
 
 cdef struct Depthwise:
@@ -60,9 +67,9 @@ cdef struct Depthwise:
     ptrdiff_t first_row, buffer_rows, lead  # first: of block 0; zeros before the buffer
     ptrdiff_t phase_count, segment, stride_w, x_offset
     ptrdiff_t kernel, stride, odd, taps, row_step, scatter
+    ptrdiff_t small, from_columns  # rows that fit a vector need no buffer
     size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
-    ptrdiff_t window  # weights of an output channel
-    ptrdiff_t exact  # weights that are not finite must meet nothing beyond the source; what this path needs:
+    ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
     ptrdiff_t kernel_h, kernel_w, stride_h, exact_stride_w, dilation_h, dilation_w, low_h, low_w
     ptrdiff_t buffer_offset, buffer_size, weights_offset, grads_offset, sums_offset, totals_offset  # in elements
     ptrdiff_t slot_bytes  # of a thread's scratch
@@ -114,6 +121,10 @@ cdef fc_planes describe(const Call *call, const Depthwise *t, const real *mine) 
     b.kernel = t.kernel
     b.stride = t.stride
     b.relu = call.relu
+    b.from_row = t.source_columns
+    b.from_plane = t.fan_in * t.source_rows * t.source_columns
+    b.from_rows = t.source_rows
+    b.from_columns = t.from_columns
     return b
 
 
@@ -142,10 +153,9 @@ cdef void gather_exactly(const Depthwise *t, const real *source, const real *wei
             to[i] = 0 if to[i] < 0 else to[i]
 
 
-cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
-    """Items count blocks fastest, then steps of channels, then images."""
-    cdef ptrdiff_t steps = ceil_div(t.channels, t.planes), block = item % t.blocks
-    cdef ptrdiff_t channel = item // t.blocks % steps * t.planes, image = item // t.blocks // steps
+cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t image, ptrdiff_t channel,
+                      ptrdiff_t block, real *mine) noexcept nogil:
+    """One block of rows of a step of channels."""
     cdef ptrdiff_t planes = at_most(t.planes, t.channels - channel), m, g, none = 0
     cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns
     cdef real *weights = mine + t.weights_offset
@@ -154,13 +164,15 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
     cdef const real *weight = <const real *>call.weight + channel * t.fan_in * t.fan_out * t.window
     cdef const real *biases = <const real *>call.bias
     cdef real *dest = <real *>call.dest + (image * t.channels + channel) * t.fan_out * plane
-    if t.exact and not_finite(weight, planes * t.fan_in * t.window):
+    if call.exact and not_finite(weight, planes * t.fan_in * t.window):
         for g in range(planes):
             gather_exactly(t, source + g * t.fan_in * source_plane, weight + g * t.fan_in * t.window,
                            biases[channel + g] if call.bias else 0, call.relu, block * t.row_block,
                            at_most((block + 1) * t.row_block, t.rows), dest + g * plane)
         return
-    for m in range(t.fan_in):
+    b.from_ = source
+    b.first = t.first_row + block * t.block_step
+    for m in range(0 if t.small else t.fan_in):
         fill(t, source + m * source_plane, block, planes, t.fan_in * source_plane,
              mine + t.buffer_offset + m * t.buffer_size)
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
@@ -174,11 +186,15 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
         if real is float:
             if t.scatter:
                 fc_scatter_f32(b)
+            elif t.small:
+                fc_small_gather_f32(b)
             else:
                 fc_gather_f32(b)
         else:
             if t.scatter:
                 fc_scatter_f64(b)
+            elif t.small:
+                fc_small_gather_f64(b)
             else:
                 fc_gather_f64(b)
 
@@ -193,46 +209,64 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
                              + block * t.row_block * t.columns)
     cdef real *grads = mine + t.grads_offset  # with a vector before it
     cdef real *sums = mine + t.sums_offset
-    cdef bint short_rows = t.columns < lanes(mine)  # then they are copied side by side, like the source
-    fill(t, source, block, b.planes, source_plane, mine + t.buffer_offset)
+    cdef double *totals = <double *>(mine + t.totals_offset)  # of grad_bias, lane by lane
+    cdef bint copied = t.columns < lanes(mine) and not t.small  # rows below a vector, side by side like the source
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
+    b.from_ = source
+    b.first = t.first_row + block * t.block_step
+    if not t.small:
+        fill(t, source, block, b.planes, source_plane, mine + t.buffer_offset)
     for m in range(t.fan_out):
-        b.to = <void *>(grad + m * plane) if not short_rows else <void *>grads
-        b.to_row = t.columns if not short_rows else lanes(mine)
-        if real is float:
-            if short_rows:
+        b.to = <void *>(grad + m * plane)
+        b.to_row = t.columns
+        if copied:
+            if real is float:
                 fc_fill_planes_f32(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, b.planes,
                                    t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
-            fc_dot_planes_f32(b, sums)
-        else:
-            if short_rows:
+            else:
                 fc_fill_planes_f64(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, b.planes,
                                    t.slot, whole_rows, 1, 1, lanes(mine), lanes(mine))
-            fc_dot_planes_f64(b, sums)
-        sums += (t.taps + 1) * lanes(mine)
+            b.to = grads
+            b.to_row = lanes(mine)
+        if real is float:
+            if t.small:
+                fc_small_dot_planes_f32(b, sums, totals)
+            else:
+                fc_dot_planes_f32(b, sums, totals)
+        else:
+            if t.small:
+                fc_small_dot_planes_f64(b, sums, totals)
+            else:
+                fc_dot_planes_f64(b, sums, totals)
+        sums += t.taps * lanes(mine)
+        totals += lanes(mine)
 
 
 cdef void collect(const Depthwise *t, ptrdiff_t planes, real *sums, double *totals) noexcept nogil:
     """Add the sums in vectors, tap by tap, to those in float64, and clear them."""
-    cdef ptrdiff_t m, n = t.taps + 1
+    cdef ptrdiff_t m
     for m in range(t.fan_out):
         if real is float:
-            fc_collect_f32(sums + m * n * lanes(sums), n, planes, t.slot, totals + m * t.planes * n, n)
+            fc_collect_f32(sums + m * t.taps * lanes(sums), t.taps, planes, t.slot, totals + m * t.planes * t.taps,
+                           t.taps)
         else:
-            fc_collect_f64(sums + m * n * lanes(sums), n, planes, t.slot, totals + m * t.planes * n, n)
+            fc_collect_f64(sums + m * t.taps * lanes(sums), t.taps, planes, t.slot, totals + m * t.planes * t.taps,
+                           t.taps)
 
 
 cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
     """grad_weight and grad_bias of some channels."""
     cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
-    cdef ptrdiff_t n = t.taps + 1, block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
-    cdef ptrdiff_t image, block, m, g, a, k
+    cdef ptrdiff_t block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
+    cdef ptrdiff_t image, block, m, g, a, k, lane
     cdef const ptrdiff_t *order = <const ptrdiff_t *>t.order
     cdef real *sums = mine + t.sums_offset
-    cdef double *totals = <double *>(mine + t.totals_offset)
+    cdef double *bias_totals = <double *>(mine + t.totals_offset)
+    cdef double *totals = bias_totals + t.fan_out * lanes(mine)
+    cdef double total
+    memset(sums, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))
+    memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.planes * t.taps)) * sizeof(double))
     b.planes = planes
-    memset(sums, 0, <size_t>(t.fan_out * n * FC_BYTES))
-    memset(totals, 0, <size_t>(t.fan_out * t.planes * n) * sizeof(double))
     for image in range(t.images):
         for block in range(t.blocks):
             add_block(call, t, b, image, channel, block, mine)
@@ -245,22 +279,38 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
         for m in range(t.fan_out):
             k = (channel + g) * t.fan_out + m
             for a in range(t.taps):
-                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[(m * t.planes + g) * n + a]
+                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[(m * t.planes + g) * t.taps + a]
             if call.grad_bias:
-                (<real *>call.grad_bias)[k] = <real>totals[(m * t.planes + g) * n + t.taps]
+                total = 0
+                for lane in range(g * t.slot, (g + 1) * t.slot):
+                    total += bias_totals[m * lanes(mine) + lane]
+                (<real *>call.grad_bias)[k] = <real>total
 
 
 cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Call *call = &run.call
+    cdef const Depthwise *t = &run.fields
     cdef int slot = fc_take_slot(&run.call.slots)
     cdef real *mine = <real *>(<char *>run.call.scratch + slot * run.fields.slot_bytes)
-    cdef ptrdiff_t item
-    cdef fc_planes b = describe(&run.call, &run.fields, mine)
+    cdef ptrdiff_t steps = ceil_div(t.channels, t.planes), item, image, step, block
+    cdef fc_planes b = describe(call, t, mine)
     memset(<void *>b.bias, 0, FC_BYTES)
-    for item in range(first, last):
-        if products:
-            dot_item(&run.call, &run.fields, &b, item, mine)
-        else:
-            gather_item(&run.call, &run.fields, &b, item, mine)
+    if products:
+        for item in range(first, last):
+            dot_item(call, t, &b, item, mine)
+    else:  # items count blocks fastest, then steps of channels, then images
+        block = first % t.blocks
+        step = first // t.blocks % steps
+        image = first // t.blocks // steps
+        for item in range(first, last):
+            gather_item(call, t, &b, image, step * t.planes, block, mine)
+            block += 1
+            if block == t.blocks:
+                block = 0
+                step += 1
+                if step == steps:
+                    step = 0
+                    image += 1
     fc_give_slot(&run.call.slots, slot)
 
 
@@ -297,7 +347,7 @@ def schedule_task(**fields):
     return (<char *>&schedule)[:sizeof(schedule)]
 
 
-def call_task(size_t source, size_t dest, size_t weight, size_t scratch, size_t bias=0, bint relu=False,
+def call_task(size_t source, size_t dest, size_t weight, size_t scratch, size_t bias=0, bint relu=False, bint exact=False,
               size_t grad_weight=0, size_t grad_bias=0):
     """Pack the part before it: addresses (grad_weight: `dest` is grad_output, `weight` is not read)."""
     cdef Call call
@@ -308,6 +358,14 @@ def call_task(size_t source, size_t dest, size_t weight, size_t scratch, size_t 
     call.scratch = scratch
     call.bias = bias
     call.relu = relu
+    call.exact = exact
     call.grad_weight = grad_weight
     call.grad_bias = grad_bias
     return (<char *>&call)[:sizeof(call)]
+
+
+def holds_infinity(str dtype, size_t address, ptrdiff_t n):
+    """Whether any of n elements is an infinity or NaN."""
+    if dtype == "float32":
+        return not_finite(<const float *>address, n)
+    return not_finite(<const double *>address, n)
