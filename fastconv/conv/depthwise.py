@@ -212,7 +212,7 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
 def _slots(scratch: Scratch, slot_bytes: int, threads: int) -> tuple[int, int]:
     """How many threads the scratch has room for, and its address."""
     threads = max(1, min(threads, MOST_THREADS, scratch.free // slot_bytes))
-    return threads, scratch.take((threads * slot_bytes,), np.uint8).ctypes.data
+    return threads, scratch.reserve(threads * slot_bytes)
 
 
 def correlate(
@@ -227,13 +227,9 @@ def correlate(
 ) -> None:
     """Forward or grad_input."""
     kernels, cut = _kernels(), _schedule(problem, direction)
-    threads, address = _slots(scratch, cut.slot_bytes, threads)
-    call = kernels.call_task(
-        source.ctypes.data, dest.ctypes.data, weight.ctypes.data, address,
-        0 if epilogue.bias is None else epilogue.bias.ctypes.data, epilogue.activation == "relu",
-        direction is Direction.BACKWARD_INPUT
-        and kernels.holds_infinity(problem.dtype, weight.ctypes.data, weight.size),
-    )  # fmt: skip
+    threads, slots = _slots(scratch, cut.slot_bytes, threads)
+    exact = direction is Direction.BACKWARD_INPUT and kernels.holds_infinity(weight)
+    call = kernels.call_task(source, dest, weight, epilogue.bias, slots, epilogue.activation == "relu", exact)
     pool.run(kernels.GATHER[problem.dtype], call + cut.task, cut.items, threads)
 
 
@@ -247,9 +243,6 @@ def backward_weight(
     threads: int,
 ) -> None:
     kernels, cut = _kernels(), _schedule(problem, Direction.BACKWARD_WEIGHT)
-    threads, address = _slots(scratch, cut.slot_bytes, threads)
-    call = kernels.call_task(
-        input.ctypes.data, grad_output.ctypes.data, 0, address, grad_weight=grad_weight.ctypes.data,
-        grad_bias=0 if grad_bias is None else grad_bias.ctypes.data,
-    )  # fmt: skip
+    threads, slots = _slots(scratch, cut.slot_bytes, threads)
+    call = kernels.gradient_call_task(input, grad_output, grad_weight, grad_bias, slots)
     pool.run(kernels.DOTS[problem.dtype], call + cut.task, cut.items, threads)

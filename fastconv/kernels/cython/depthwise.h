@@ -33,12 +33,12 @@
 enum { FC_TALL = 8, FC_PAIRS = 4 };
 #define FC_EACH_TALL(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
 #define FC_EACH_PAIRS(DO) DO(1) DO(2) DO(3) DO(4)
-#define FC_EACH_SMALL(DO) DO(7) else DO(4) else DO(2) else DO(1)
+enum { FC_MOST_SMALL = 7 };
 #else
 enum { FC_TALL = 4, FC_PAIRS = 2 };
 #define FC_EACH_TALL(DO) DO(1) DO(2) DO(3) DO(4)
 #define FC_EACH_PAIRS(DO) DO(1) DO(2)
-#define FC_EACH_SMALL(DO) DO(4) else DO(2) else DO(1)
+enum { FC_MOST_SMALL = 4 };
 #endif
 
 /* One block of rows of the planes that share a buffer. Distances are in elements. */
@@ -360,145 +360,8 @@ static inline void FC_(fc_scatter)(const fc_planes *b) {
     }
 }
 
-/* -- Products: grad_weight ---------------------------------------------------------------------------------
- * sums[t] += what the block adds to tap t, in vectors; totals[lane] likewise the gradients alone, in double: equal
- * gradients drift in float after some tens of additions. b->to is grad_output.
- * A masked vector counts in some lanes alone: the buffer may hold a NaN beside them, which must stay where it is.
- */
-FC_INLINE FC_VECTOR FC_(fc_keep)(const int masked, FC_INTEGERS mask, FC_VECTOR x) {
-    return masked ? (FC_VECTOR)(mask & (FC_INTEGERS)x) : x;
-}
-
-/* `many` rows of the kernel from row r0 on, for `rows` rows of grad_output. */
-FC_INLINE void FC_(fc_dot_rows)(const int rows, const int many, const int k, const int stride, const int masked,
-                                const FC_REAL *x, ptrdiff_t pitch, ptrdiff_t odd, const FC_REAL *grad,
-                                ptrdiff_t grad_row, FC_INTEGERS mask, FC_VECTOR *sums, FC_VECTOR *all) {
-    FC_VECTOR g[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < rows; j++) {
-        g[j] = FC_(fc_keep)(masked, mask, FC_(fc_load)(grad + j * grad_row));
-        FC_HOLD(g[j]);
-        *all += g[j];
-    }
-#pragma GCC unroll 7
-    for (int s = 0; s < k; s++)
-#pragma GCC unroll 16
-        for (int i = 0; i < (rows - 1) * stride + many; i++) {
-            const FC_REAL *from = x + (stride == 1 ? s : s / 2 + s % 2 * odd) + i * pitch;
-            FC_VECTOR v = FC_(fc_keep)(masked, mask, FC_(fc_load)(from));
-            FC_HOLD(v);
-#pragma GCC unroll 4
-            for (int j = 0; j < rows; j++) {
-                const int r = i - j * stride;
-                if (r >= 0 && r < many) sums[s * many + r] += g[j] * v;
-            }
-        }
-}
-
-FC_INLINE void FC_(fc_add_lanes)(double *totals, FC_VECTOR x) {
-    for (int lane = 0; lane < FC_LANES; lane++) totals[lane] += (double)x[lane];
-}
-
-FC_INLINE void FC_(fc_dot_columns)(const int many, const int k, const int stride, const int masked,
-                                   const fc_planes *b, const FC_REAL *x, ptrdiff_t i, FC_INTEGERS mask,
-                                   FC_VECTOR *sums, double *totals) {
-    const FC_REAL *grad = (const FC_REAL *)b->to + i;
-    FC_VECTOR all = {0};
-    ptrdiff_t j = 0;
-#pragma GCC unroll 1
-    for (; j + 4 <= b->rows; j += 4) {
-        FC_(fc_dot_rows)(4, many, k, stride, masked, x + i + j * stride * b->pitch, b->pitch, b->odd,
-                         grad + j * b->to_row, b->to_row, mask, sums, &all);
-        if (totals && j % 32 == 28) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
-    }
-#pragma GCC unroll 1
-    for (; j < b->rows; j++)
-        FC_(fc_dot_rows)(1, many, k, stride, masked, x + i + j * stride * b->pitch, b->pitch, b->odd,
-                         grad + j * b->to_row, b->to_row, mask, sums, &all);
-    if (totals) FC_(fc_add_lanes)(totals, all);
-}
-
-FC_INLINE void FC_(fc_dot_some)(const int many, const int k, const int stride, const int r0, const fc_planes *b,
-                                FC_VECTOR *into, double *totals) {
-    const FC_INTEGERS lane = {FC_LIST(FC_NUMBER)};
-    const FC_REAL *x = (const FC_REAL *)b->x + r0 * b->pitch;
-    FC_VECTOR sums[25];
-    ptrdiff_t i = 0;
-#pragma GCC unroll 25
-    for (int t = 0; t < many * k; t++) sums[t] = (FC_VECTOR){0};
-#pragma GCC unroll 1
-    for (; i + FC_LANES <= b->columns; i += FC_LANES)
-        FC_(fc_dot_columns)(many, k, stride, 0, b, x, i, lane, sums, totals);
-    if (i == 0) /* rows shorter than a vector: grad_output is in a buffer, its planes in slots */
-        FC_(fc_dot_columns)(many, k, stride, 1, b, x, 0, (lane & (FC_INT)(b->slot - 1)) < (FC_INT)b->columns, sums,
-                            totals);
-    else if (i < b->columns) /* the last vector ends with the row, and counts what is left */
-        FC_(fc_dot_columns)(many, k, stride, 1, b, x, b->columns - FC_LANES,
-                            lane >= (FC_INT)(i + FC_LANES - b->columns), sums, totals);
-#pragma GCC unroll 7
-    for (int s = 0; s < k; s++)
-#pragma GCC unroll 5
-        for (int r = 0; r < many; r++) into[s * k + r0 + r] += sums[s * many + r];
-}
-
-/* Taps of any kernel, one at a time. */
-static inline void FC_(fc_dot_any)(const fc_planes *b, FC_VECTOR *into, double *totals) {
-    fc_planes one = *b;
-    one.pitch = b->row_step;
-    for (ptrdiff_t t = 0; t < b->taps; t++) {
-        one.x = (const FC_REAL *)b->x + b->places[t];
-        FC_(fc_dot_some)(1, 1, 1, 0, &one, into + t, t == 0 ? totals : 0);
-    }
-}
-
-/* Rows of the kernel whose sums fit the registers. */
-#define FC_FIVES (FC_BYTES == 64 ? 3 : 2)
-#define FC_SEVENS (FC_BYTES == 64 ? 3 : 1)
-#define FC_DOT_FIVE(DOT, S, b, into, totals)              \
-    FC_(DOT)(FC_FIVES, 5, S, 0, b, into, totals);         \
-    FC_(DOT)(2, 5, S, FC_FIVES, b, into, 0);              \
-    if (FC_FIVES == 2) FC_(DOT)(1, 5, S, 4, b, into, 0);
-#define FC_DOT_SEVEN(DOT, S, b, into, totals)             \
-    FC_(DOT)(FC_SEVENS, 7, S, 0, b, into, totals);        \
-    for (int r = FC_SEVENS; r + FC_SEVENS <= 7; r += FC_SEVENS) FC_(DOT)(FC_SEVENS, 7, S, r, b, into, 0); \
-    if (FC_SEVENS > 1) FC_(DOT)(1, 7, S, 6, b, into, 0);
-
-static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into, double *totals) {
-    FC_VECTOR *sums = (FC_VECTOR *)into;
-    switch (b->kernel * 2 + b->stride) {
-    case 3 * 2 + 1: FC_(fc_dot_some)(3, 3, 1, 0, b, sums, totals); break;
-    case 3 * 2 + 2: FC_(fc_dot_some)(3, 3, 2, 0, b, sums, totals); break;
-    case 5 * 2 + 1: FC_DOT_FIVE(fc_dot_some, 1, b, sums, totals) break;
-    case 5 * 2 + 2: FC_DOT_FIVE(fc_dot_some, 2, b, sums, totals) break;
-    case 7 * 2 + 1: FC_DOT_SEVEN(fc_dot_some, 1, b, sums, totals) break;
-    case 7 * 2 + 2: FC_DOT_SEVEN(fc_dot_some, 2, b, sums, totals) break;
-    default: FC_(fc_dot_any)(b, sums, totals);
-    }
-}
-
-/* Adds n vectors of sums, lane by lane of each slot, to to[g * step + t], and clears them. */
-static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to,
-                                   ptrdiff_t step) {
-    FC_VECTOR *sums = (FC_VECTOR *)from;
-    for (ptrdiff_t t = 0; t < n; t += FC_LANES) {
-        FC_VECTOR rows[FC_LANES];
-#pragma GCC unroll 16
-        for (int i = 0; i < FC_LANES; i++) {
-            rows[i] = t + i < n ? sums[t + i] : (FC_VECTOR){0};
-            if (t + i < n) sums[t + i] = (FC_VECTOR){0};
-        }
-        FC_(fc_transpose)(rows); /* now rows[lane][t] */
-        for (ptrdiff_t g = 0; g < planes; g++) {
-            FC_REAL sums_of[FC_LANES];
-            FC_VECTOR sum = rows[g * slot];
-            for (ptrdiff_t i = 1; i < slot; i++) sum += rows[g * slot + i];
-            FC_(fc_store)(sums_of, sum);
-            for (ptrdiff_t i = 0; i < FC_LANES && t + i < n; i++) to[g * step + t + i] += (double)sums_of[i];
-        }
-    }
-}
-
 #include "depthwise_small.h"
+#include "depthwise_dots.h"
 
 #undef FC_VECTOR
 #undef FC_INTEGERS
@@ -514,10 +377,6 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t planes, pt
 #undef FC_BACK_1
 #undef FC_BACK_2
 #undef FC_BACK_3
-#undef FC_FIVES
-#undef FC_SEVENS
-#undef FC_DOT_FIVE
-#undef FC_DOT_SEVEN
 #undef FC_REAL
 #undef FC_INT
 #undef FC_

@@ -7,6 +7,7 @@ are kept in vectors, sums of these in float64.
 
 from libc.string cimport memset
 
+from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
     at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, not_finite, real)
 
@@ -347,25 +348,34 @@ def schedule_task(**fields):
     return (<char *>&schedule)[:sizeof(schedule)]
 
 
-def call_task(size_t source, size_t dest, size_t weight, size_t scratch, size_t bias=0, bint relu=False, bint exact=False,
-              size_t grad_weight=0, size_t grad_bias=0):
-    """Pack the part before it: addresses (grad_weight: `dest` is grad_output, `weight` is not read)."""
+def call_task(source, dest, weight, bias, size_t scratch, bint relu=False, bint exact=False):
+    """Pack the part before it of forward and grad_input: arrays, of which bias may be None, an address, and flags."""
     cdef Call call
     memset(&call, 0, sizeof(call))
-    call.source = source
-    call.dest = dest
-    call.weight = weight
+    call.source = address(source)
+    call.dest = address(dest)
+    call.weight = address(weight)
+    call.bias = address(bias)
     call.scratch = scratch
-    call.bias = bias
     call.relu = relu
     call.exact = exact
-    call.grad_weight = grad_weight
-    call.grad_bias = grad_bias
     return (<char *>&call)[:sizeof(call)]
 
 
-def holds_infinity(str dtype, size_t address, ptrdiff_t n):
-    """Whether any of n elements is an infinity or NaN."""
-    if dtype == "float32":
-        return not_finite(<const float *>address, n)
-    return not_finite(<const double *>address, n)
+def gradient_call_task(source, grad_output, grad_weight, grad_bias, size_t scratch):
+    """The same for grad_weight; grad_bias may be None."""
+    cdef Call call
+    memset(&call, 0, sizeof(call))
+    call.source = address(source)
+    call.dest = address(grad_output)
+    call.grad_weight = address(grad_weight)
+    call.grad_bias = address(grad_bias)
+    call.scratch = scratch
+    return (<char *>&call)[:sizeof(call)]
+
+
+def holds_infinity(array):
+    """Whether any element is an infinity or NaN."""
+    cdef ptrdiff_t n = array.size
+    cdef size_t start = address(array)
+    return not_finite(<float *>start, n) if array.itemsize == sizeof(float) else not_finite(<double *>start, n)

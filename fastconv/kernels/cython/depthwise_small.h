@@ -86,13 +86,16 @@ FC_INLINE void FC_(fc_small_gather_all)(const int planes, const int k, const int
 #pragma GCC unroll 9
         for (int t = 0; t < 9; t++) w[t] = weights[t];
     for (ptrdiff_t j = 0; j < b.rows;) {
-#define FC_CASE(R)                                                                               \
-    if (b.rows - j >= R) {                                                                       \
-        FC_(fc_small_gather_rows)(planes, R, k, stride, &b, k == 3 ? w : weights, bias, j);      \
-        j += R;                                                                                  \
-    }
-        FC_EACH_SMALL(FC_CASE)
-#undef FC_CASE
+        const FC_VECTOR *x = k == 3 ? w : weights;
+        const ptrdiff_t left = b.rows - j;
+        if (k == 3 && FC_MOST_SMALL >= 7 && left >= 7)
+            FC_(fc_small_gather_rows)(planes, 7, k, stride, &b, x, bias, j), j += 7;
+        else if (left >= 4)
+            FC_(fc_small_gather_rows)(planes, 4, k, stride, &b, x, bias, j), j += 4;
+        else if (k == 3 && left >= 2)
+            FC_(fc_small_gather_rows)(planes, 2, k, stride, &b, x, bias, j), j += 2;
+        else
+            FC_(fc_small_gather_rows)(planes, 1, k, stride, &b, x, bias, j), j += 1;
     }
 }
 
@@ -106,74 +109,4 @@ static inline void FC_(fc_small_gather)(const fc_planes *b) {
         FC_CASE(3, 1) FC_CASE(3, 2) FC_CASE(5, 1) FC_CASE(5, 2) FC_CASE(7, 1) FC_CASE(7, 2)
     }
 #undef FC_CASE
-}
-
-/* -- Products: as in depthwise.h, grad_output too a row to a vector ----------------------------------------- */
-
-FC_INLINE void FC_(fc_small_dot_rows)(const int planes, const int rows, const int many, const int k, const int stride,
-                                      const int r0, const fc_planes *b, ptrdiff_t j, FC_INTEGERS mask,
-                                      FC_VECTOR *sums, FC_VECTOR *all) {
-    const FC_REAL *grad = (const FC_REAL *)b->to + j * b->to_row;
-    FC_VECTOR g[7];
-#pragma GCC unroll 7
-    for (int i = 0; i < rows; i++) {
-        g[i] = FC_(fc_small_load)(planes, grad + i * b->to_row, b->to_plane, b->columns);
-        *all += g[i];
-    }
-#pragma GCC unroll 24
-    for (int i = 0; i < (rows - 1) * stride + many; i++) {
-        FC_VECTOR row[2];
-        FC_(fc_small_row)(planes, stride, b, b->first + j * stride + r0 + i, row);
-#pragma GCC unroll 7
-        for (int s = 0; s < k; s++) {
-            const FC_VECTOR v = FC_(fc_keep)(1, mask, FC_(fc_small_tap)(k, stride, s, row));
-#pragma GCC unroll 7
-            for (int y = 0; y < rows; y++)
-                if (i - y * stride >= 0 && i - y * stride < many) sums[s * many + i - y * stride] += g[y] * v;
-        }
-    }
-}
-
-FC_INLINE void FC_(fc_small_dot_some)(const int planes, const int many, const int k, const int stride, const int r0,
-                                      const fc_planes *given, FC_VECTOR *into, double *totals) {
-    const fc_planes b = *given;
-    const FC_INTEGERS lane = {FC_LIST(FC_NUMBER)};
-    const FC_INTEGERS mask = (lane & (FC_INT)(FC_LANES / planes - 1)) < (FC_INT)b.columns;
-    FC_VECTOR sums[25], all = {0};
-#pragma GCC unroll 25
-    for (int t = 0; t < many * k; t++) sums[t] = (FC_VECTOR){0};
-#pragma GCC unroll 1
-    for (ptrdiff_t j = 0; j < b.rows;) {
-#define FC_CASE(R)                                                                               \
-    if (b.rows - j >= R) {                                                                       \
-        FC_(fc_small_dot_rows)(planes, R, many, k, stride, r0, &b, j, mask, sums, &all);         \
-        j += R;                                                                                  \
-    }
-        FC_EACH_SMALL(FC_CASE)
-#undef FC_CASE
-        if (totals && (j % 32 < 4 || j >= b.rows)) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
-    }
-#pragma GCC unroll 7
-    for (int s = 0; s < k; s++)
-#pragma GCC unroll 5
-        for (int r = 0; r < many; r++) into[s * k + r0 + r] += sums[s * many + r];
-}
-
-#define fc_small_dot_one_f32(...) fc_small_dot_some_f32(1, __VA_ARGS__)
-#define fc_small_dot_two_f32(...) fc_small_dot_some_f32(2, __VA_ARGS__)
-#define fc_small_dot_one_f64(...) fc_small_dot_some_f64(1, __VA_ARGS__)
-#define fc_small_dot_two_f64(...) fc_small_dot_some_f64(2, __VA_ARGS__)
-static inline void FC_(fc_small_dot_planes)(const fc_planes *b, void *into, double *totals) {
-    FC_VECTOR *sums = (FC_VECTOR *)into;
-    switch (4 * b->kernel + 2 * b->stride + (b->planes > 1)) {
-#define FC_CASES(S)                                                                             \
-    case 12 + 2 * S: FC_(fc_small_dot_one)(3, 3, S, 0, b, sums, totals); break;                 \
-    case 13 + 2 * S: FC_(fc_small_dot_two)(3, 3, S, 0, b, sums, totals); break;                 \
-    case 20 + 2 * S: FC_DOT_FIVE(fc_small_dot_one, S, b, sums, totals) break;                   \
-    case 21 + 2 * S: FC_DOT_FIVE(fc_small_dot_two, S, b, sums, totals) break;                   \
-    case 28 + 2 * S: FC_DOT_SEVEN(fc_small_dot_one, S, b, sums, totals) break;                  \
-    case 29 + 2 * S: FC_DOT_SEVEN(fc_small_dot_two, S, b, sums, totals) break;
-        FC_CASES(1) FC_CASES(2)
-#undef FC_CASES
-    }
 }
