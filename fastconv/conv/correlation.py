@@ -29,7 +29,7 @@ BUFFER_BYTES, SUM_BYTES = 256 << 10, 384 << 10
 #: Multiply-accumulates of an item at most: a twentieth of a second on SSE.
 ITEM_MACS = 200_000_000
 #: Items worth having, so that threads share them evenly.
-ITEMS = 16
+ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Correlation:
     blocks_per_range: int  # of pixels
     range_bytes: int  # packed weights of a range, of which several follow each other without a gap
     slot_bytes: int
-    halo: bool  # some tap reads beyond the source
+    guarded: bool  # grad_input with taps beyond the source: weights that are not finite need care
+    packs_itself: bool  # every range has one block of pixels: its item packs weights as it needs them
 
 
 def _phases(taps: tuple[list[Tap], list[Tap]], forward: bool) -> tuple[list[list[int]], list[tuple[Tap, Tap]]]:
@@ -130,11 +131,20 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
     range_blocks = even(blocks, most)
     while range_blocks > 1 and block_count * problem.groups * -(-blocks // range_blocks) < ITEMS:
         range_blocks = even(blocks, range_blocks - 1)
+    # Nothing to pad, no stride: the source itself is such a buffer, of all channels and rows.
+    steps_of_one = source_steps == dest_steps == one
+    in_place = not (halo or narrow or problem.channels_last) and steps_of_one
+    if in_place:
+        by_channel = np.arange(channels, dtype=np.int64) * (source[0] * source[1])
+        distances = [r.shift * source[1] + s.shift for r, s in taps]
     sums_offset = aligned_bytes(images * channels * plane * item_bytes + vector_bytes)  # lines end in whole vectors
     sum_bytes = range_blocks * sum_pixels * width * item_bytes
     if narrow:
         sum_bytes = len(phases) * images * group_dest * -(-rows * pitch // lanes) * vector_bytes
+    weights_offset = sums_offset + aligned_bytes(sum_bytes)
     weight_width = group_dest if narrow else width
+    packs_itself = block_count == 1
+    chunk_bytes = aligned_bytes(len(taps) * channels * weight_width * item_bytes) if packs_itself else 0
     range_bytes = range_blocks * max(len(taps), 1) * group_source * weight_width * item_bytes
     fields = {
         "source_rows": source[0], "source_columns": source[1], "dest_rows": dest[0], "dest_columns": dest[1],
@@ -144,10 +154,13 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
         "channel_block": channels, "range_blocks": range_blocks,
         "source_step_h": source_steps[0], "source_step_w": source_steps[1],
         "dest_step_h": dest_steps[0], "dest_step_w": dest_steps[1],
-        "buffer_row_count": len(buffer_rows), "column_group_count": len(column_groups), "pitch": pitch,
-        "phase_count": len(phases), "tap_count": len(taps),
+        "buffer_row_count": len(buffer_rows), "column_group_count": len(column_groups),
+        "pitch": source[1] if in_place else pitch, "phase_count": len(phases), "tap_count": len(taps),
         "covered": len(phases) == min(dest_steps[0], dest[0]) * min(dest_steps[1], dest[1]),
-        "sums_offset": sums_offset, "weight_width": weight_width, "narrow": narrow,
+        "in_place": in_place,
+        "buffer_n": group_source * problem.groups * source[0] * source[1] if in_place else channels * plane,
+        "guarded": halo and not forward, "weight_width": weight_width, "narrow": narrow,
+        "sums_offset": sums_offset, "weights_offset": weights_offset,
     }  # fmt: skip
     tables = {
         "buffer_rows": buffer_rows,
@@ -170,6 +183,7 @@ def correlation(problem: ConvProblem, direction: Direction, vector_bytes: int) -
         ranges=problem.groups * -(-blocks // range_blocks),
         blocks_per_range=block_count,
         range_bytes=range_bytes,
-        slot_bytes=sums_offset + aligned_bytes(sum_bytes),
-        halo=halo,
+        slot_bytes=weights_offset + chunk_bytes,
+        guarded=halo and not forward,
+        packs_itself=packs_itself,
     )

@@ -100,6 +100,8 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
             sums.bias_bytes + sums.ranges * sums.range_bytes + threads * sums.slot_bytes,
         )
     schedule = correlation(problem, direction, vector_bytes)
+    if schedule.packs_itself:
+        return schedule.slot_bytes, threads * schedule.slot_bytes
     flags = aligned_bytes(8 * schedule.ranges)
     return (
         flags + aligned_bytes(schedule.range_bytes) + schedule.slot_bytes,
@@ -138,29 +140,20 @@ def _addresses(tables: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=256)
-def _gathering(problem: ConvProblem, direction: Direction, vector_bytes: int) -> tuple[Correlation, bytes, bytes]:
-    """The schedule, and what it knows of the tasks of packing and of gathering; it keeps their tables."""
+def _gathering(problem: ConvProblem, direction: Direction, vector_bytes: int) -> tuple[Correlation, bytes]:
+    """The schedule, and what it knows of the task; it keeps the tables."""
     schedule = correlation(problem, direction, vector_bytes)
     forward = direction is Direction.FORWARD
     taps = math.prod(problem.kernel)
     k_step = problem.group_in_channels * taps
-    fields = schedule.fields | _addresses(schedule.tables)
-    packing = _kernels("pack").packing_task(
-        weight_dest=k_step if forward else taps, weight_source=taps if forward else k_step,
-        weight_group=problem.group_out_channels * k_step,
-        **{name: fields[name] for name in (
-            "group_source", "group_dest", "range_blocks", "phases", "tap_places", "phase_count", "tap_count",
-            "weight_width", "narrow",
-        )},
-    )  # fmt: skip
-    del fields["tap_places"]
-    images = (problem.input_shape, problem.output_shape)
-    source, dest = images if forward else images[::-1]
+    source, dest = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
     task = _kernels("direct").correlation_task(
-        scratch_bytes=schedule.slot_bytes, **fields,
+        weight_dest=k_step if forward else taps, weight_source=taps if forward else k_step,
+        weight_group=problem.group_out_channels * k_step, scratch_bytes=schedule.slot_bytes,
+        **schedule.fields, **_addresses(schedule.tables),
         **_steps("source", source, problem.channels_last), **_steps("dest", dest, problem.channels_last),
     )  # fmt: skip
-    return schedule, packing, task
+    return schedule, task
 
 
 def _correlate(
@@ -173,23 +166,29 @@ def _correlate(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    """Pack the weights of as many destination channels as the scratch holds, gather those, and so on."""
+    """Gather all at once where items pack their weights; else pack as many as the scratch holds, gather those, etc."""
     if depthwise.takes(problem, direction):
         depthwise.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
         return
-    kernels, packing = _kernels("direct"), _kernels("pack")
-    schedule, packing_task, task = _gathering(problem, direction, kernels.VECTOR_BYTES)
-    flags = scratch.take((schedule.ranges,), np.int64) if direction is not Direction.FORWARD and schedule.halo else None
+    kernels = _kernels("direct")
+    schedule, task = _gathering(problem, direction, kernels.VECTOR_BYTES)
+    correlate, relu = kernels.CORRELATE[problem.dtype], epilogue.activation == "relu"
+    if schedule.packs_itself:
+        threads, _ = _share(scratch.free, 0, 0, schedule.slot_bytes, threads)
+        slots = scratch.reserve(threads * schedule.slot_bytes)
+        call = kernels.correlation_call(source, weight_kcrs, dest, 0, None, epilogue.bias, slots, 0, relu)
+        pool.run(correlate, call + task, schedule.ranges, threads)
+        return
+    flags = scratch.take((schedule.ranges,), np.int64) if schedule.guarded else None
     threads, at_once = _share(scratch.free, schedule.ranges, schedule.range_bytes, schedule.slot_bytes, threads)
     packed, slots = scratch.reserve(at_once * schedule.range_bytes), scratch.reserve(threads * schedule.slot_bytes)
-    pack, correlate = packing.PACK[problem.dtype], kernels.CORRELATE[problem.dtype]
-    relu = epilogue.activation == "relu"
     for first in range(0, schedule.ranges, at_once):
         ranges = min(at_once, schedule.ranges - first)
-        call = packing.packing_call(weight_kcrs, packed, flags, first)
-        pool.run(pack, call + packing_task, ranges, threads)
-        exact = flags is not None and bool(flags[:ranges].any())
-        call = kernels.correlation_call(source, dest, packed, epilogue.bias, slots, first, relu, exact)
+        arguments = (source, weight_kcrs, dest, packed, flags, epilogue.bias, slots, first, relu)
+        call = kernels.correlation_call(*arguments)
+        pool.run(_kernels("pack").PACK[problem.dtype], call + task, ranges, threads)
+        if flags is not None and flags[:ranges].any():
+            call = kernels.correlation_call(*arguments, True)
         pool.run(correlate, call + task, ranges * schedule.blocks_per_range, threads)
 
 
@@ -227,11 +226,11 @@ def _backward_weight_by_dots(
     threads: int,
 ) -> None:
     kernels, gathering = _kernels("dots"), _kernels("direct")
-    schedule, _, task = _gathering(problem, Direction.FORWARD, gathering.VECTOR_BYTES)
+    schedule, task = _gathering(problem, Direction.FORWARD, gathering.VECTOR_BYTES)
     sums, bias_sums = scratch.take(grad_weight.shape, np.float64), scratch.take((problem.out_channels,), np.float64)
     threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.slot_bytes))
     call = gathering.correlation_call(
-        input, grad_output, sums.ctypes.data, None if grad_bias is None else bias_sums,
+        input, None, grad_output, sums.ctypes.data, None, None if grad_bias is None else bias_sums,
         scratch.reserve(threads * schedule.slot_bytes),
     )  # fmt: skip
     macs = problem.macs // (problem.in_channels * schedule.blocks_per_range)

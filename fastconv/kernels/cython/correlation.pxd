@@ -5,9 +5,13 @@ from libc.string cimport memset
 from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, copy_padded, fc_slots, fill_row, lanes, real
 
 cdef struct CorrelationCall:  # what differs from call to call
-    size_t source, dest, packed  # weights [range][block][phase][channel][tap][2 vectors], from first_range on
+    size_t source, dest, weight
+    # Weights [range][block][chunk of channels][phase][channel][tap][2 vectors], of the ranges from first_range on; 0:
+    # each item packs a chunk when it needs it.
+    size_t packed
+    size_t not_finite  # for packing: an int64 for each range, whether it holds an infinity or NaN; 0: nobody asks
     size_t bias  # 0: none
-    size_t scratch  # scratch_bytes for each slot: the buffer, and from sums_offset on the sums
+    size_t scratch  # scratch_bytes for each slot: the buffer, then the sums, then a chunk of weights
     ptrdiff_t first_range
     ptrdiff_t relu
     ptrdiff_t exact  # take no product with a zero outside the source: it could be infinity times zero
@@ -24,12 +28,17 @@ cdef struct Correlation:
     # int64 tables: source row of each buffer row and source column of each column group, both for j = 0;
     # of each phase its two residues, first tap and number of taps; of each tap the shifts, and the distance
     # within a channel's plane of the buffer; of each (phase, channel, tap) the distance in the buffer.
-    size_t buffer_rows, column_groups, phases, taps, offsets, channel_offsets
+    # Of each tap also its place in the weight.
+    size_t buffer_rows, column_groups, phases, taps, tap_places, offsets, channel_offsets
     ptrdiff_t buffer_row_count, column_group_count, pitch, phase_count, tap_count
+    ptrdiff_t in_place  # no buffer: every tap is a constant distance in the source itself
+    ptrdiff_t buffer_n  # elements from image to image of the buffer
+    ptrdiff_t weight_group, weight_dest, weight_source  # elements between groups, destination and source channels
     ptrdiff_t weight_width  # elements of a row of packed weights: 2 vectors; narrow: group_dest
     ptrdiff_t narrow  # few destination channels: vectors run over pixels
     ptrdiff_t covered  # every pixel of the destination is reached by some tap
-    ptrdiff_t scratch_bytes, sums_offset
+    ptrdiff_t guarded  # grad_input with taps beyond the source: weights that are not finite need `exact`
+    ptrdiff_t scratch_bytes, sums_offset, weights_offset
 
 cdef struct CorrelationRun:
     Correlation fields

@@ -19,7 +19,8 @@ from fastconv.kernels.cython.correlation cimport (
     Block, Correlation, CorrelationCall, CorrelationRun, fill, locate)
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, FC_LINE_VECTORS, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_take_slot,
-    finish_line, lanes, line, real, tile, transpose)
+    finish_line, lanes, line, not_finite, real, tile, transpose)
+from fastconv.kernels.cython.weights cimport Ahead, chunk_ahead, fetch, pack_chunk, weight_row
 
 cdef void row_of_tiles(const Correlation *t, int vectors, const real *source, const ptrdiff_t *offsets,
                        ptrdiff_t count, const real *weights, ptrdiff_t weight_step, real *sums, ptrdiff_t sum_step,
@@ -34,18 +35,21 @@ cdef void row_of_tiles(const Correlation *t, int vectors, const real *source, co
 
 
 cdef void correlate_phase(const Correlation *t, const Block *b, const ptrdiff_t *phase, int vectors, const real *buffer,
-                          ptrdiff_t channels, const real *weights, real *sums, int add) noexcept nogil:
+                          ptrdiff_t channels, const real *weights, real *sums, int add, Ahead *ahead) noexcept nogil:
     """Add one phase's taps over `channels` to the sums of one block of destination channels."""
     cdef ptrdiff_t width = 2 * lanes(sums), lane = vectors * lanes(sums), n, j
-    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch
     cdef const ptrdiff_t *offsets = <const ptrdiff_t *>t.offsets + phase[2] * t.channel_block
     # Pixels of the phase that are in the destination.
     cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
     cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
+    if columns == t.pitch and columns == b.sum_columns and t.dest_step_w == 1:  # rows follow each other without a gap: as one, 49 = 3 * 13 + 10
+        columns *= rows
+        rows = 1
     for n in range(b.images):
         for j in range(rows):
+            fetch(ahead)
             row_of_tiles(
-                t, vectors, buffer + n * t.channel_block * plane + j * t.pitch, offsets, channels * phase[3], weights,
+                t, vectors, buffer + n * t.buffer_n + j * t.pitch, offsets, channels * phase[3], weights,
                 lane, sums + ((n * b.sum_rows + j * t.dest_step_h + phase[0]) * b.sum_columns + phase[1]) * width,
                 t.dest_step_w * width, columns, add)
 
@@ -54,7 +58,6 @@ cdef void correlate_exactly(const Correlation *t, const Block *b, const ptrdiff_
                             const real *buffer, ptrdiff_t channels, const real *weights, real *sums) noexcept nogil:
     """The same tap by tap, each for the pixels alone whose source exists. Only where source_step is 1."""
     cdef ptrdiff_t width = 2 * lanes(sums), lane = vectors * lanes(sums), n, j, k
-    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch
     cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
     cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
     cdef const ptrdiff_t *tap
@@ -66,7 +69,7 @@ cdef void correlate_exactly(const Correlation *t, const Block *b, const ptrdiff_
         for n in range(b.images):
             for j in range(at_least(0, -tap[0] - b.row), at_most(rows, t.source_rows - tap[0] - b.row)):
                 row_of_tiles(
-                    t, vectors, buffer + n * t.channel_block * plane + j * t.pitch + tap[2] + first,
+                    t, vectors, buffer + n * t.buffer_n + j * t.pitch + tap[2] + first,
                     <const ptrdiff_t *>t.channel_offsets, channels, weights + k * lane, phase[3] * lane,
                     sums + ((n * b.sum_rows + j * t.dest_step_h + phase[0]) * b.sum_columns
                             + first * t.dest_step_w + phase[1]) * width,
@@ -109,31 +112,60 @@ cdef void store(const Correlation *t, const Block *b, ptrdiff_t block, real *sum
         sums += b.sum_rows * b.sum_columns * width
 
 
-cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, real *sums) noexcept nogil:
-    """One work item."""
-    cdef ptrdiff_t width = 2 * lanes(sums), channel_block, channel, channels, block, k, left
-    cdef ptrdiff_t size = b.sum_rows * b.sum_columns * width * t.image_block
+cdef void correlate_chunk(const Correlation *t, const Block *b, ptrdiff_t block, const real *buffer, ptrdiff_t channel,
+                          ptrdiff_t channels, real *weights, real *sums, Ahead *ahead) noexcept nogil:
+    """Add `channels` source channels to the sums of one block of destination channels."""
+    cdef ptrdiff_t row = weight_row(sums, t, b.first_block + block), k
+    cdef ptrdiff_t size = b.sum_rows * b.sum_columns * 2 * lanes(sums) * t.image_block
+    cdef int vectors = <int>(row // lanes(sums)), add = 1 if channel > 0 or t.call.exact or not t.covered else 0
+    cdef bint exact = t.call.exact
     cdef const ptrdiff_t *phase
-    cdef const real *weights
-    cdef int vectors, add = 1 if t.call.exact or not t.covered else 0
-    if add or b.columns < t.column_block:  # the epilogue passes over columns that a narrower block leaves out
+    if t.call.packed:
+        weights = (<real *>t.call.packed + (b.weights + block) * t.tap_count * t.group_source * t.weight_width
+                   + channel * t.tap_count * row)
+    else:
+        pack_chunk(t, b.group, b.first_block + block, channel, channels, weights)
+        exact = t.guarded and not_finite(weights, t.tap_count * channels * row)
+        if exact and not add:
+            memset(sums, 0, <size_t>size * sizeof(real))
+    for k in range(t.phase_count):
+        phase = <const ptrdiff_t *>t.phases + 4 * k
+        if exact:
+            correlate_exactly(t, b, phase, vectors, buffer, channels, weights + phase[2] * channels * row, sums)
+        else:
+            correlate_phase(t, b, phase, vectors, buffer, channels, weights + phase[2] * channels * row, sums, add, ahead)
+
+
+cdef const real *gathered(const Correlation *t, const Block *b, ptrdiff_t channel, ptrdiff_t channels,
+                          real *buffer) noexcept nogil:
+    """Some source channels with all that the block's taps reach: a copy, or the source itself."""
+    if t.in_place:
+        return (<const real *>t.call.source + b.image * t.source_n + (b.group * t.group_source + channel) * t.source_c
+                + b.row * t.source_h + b.column)
+    fill(t, b, channel, channels, buffer)
+    return buffer
+
+
+cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, real *sums, real *weights) noexcept nogil:
+    """One work item."""
+    cdef ptrdiff_t size = b.sum_rows * b.sum_columns * 2 * lanes(sums) * t.image_block
+    cdef ptrdiff_t channel = 0, channels, block, next_channel, next_block, pieces = t.phase_count * b.images * b.rows
+    cdef const real *source
+    cdef Ahead ahead
+    if t.call.exact or not t.covered or b.columns < t.column_block:  # the epilogue passes over columns left out
         memset(sums, 0, <size_t>(size * b.blocks) * sizeof(real))
-    for channel_block in range(ceil_div(t.group_source, t.channel_block)):
-        channel = channel_block * t.channel_block
+    while channel < t.group_source:
         channels = at_most(t.channel_block, t.group_source - channel)
-        fill(t, b, channel, channels, buffer)
+        source = gathered(t, b, channel, channels, buffer)
         for block in range(b.blocks):
-            left = t.group_dest - (b.first_block + block) * width
-            vectors = 2 if left > lanes(sums) else 1
-            for k in range(t.phase_count):
-                phase = <const ptrdiff_t *>t.phases + 4 * k
-                weights = (<const real *>t.call.packed + (b.weights + block) * t.tap_count * t.group_source * t.weight_width
-                           + (phase[2] * t.group_source + channel * phase[3]) * vectors * lanes(sums))
-                if t.call.exact:
-                    correlate_exactly(t, b, phase, vectors, buffer, channels, weights, sums + block * size)
-                else:
-                    correlate_phase(t, b, phase, vectors, buffer, channels, weights, sums + block * size,
-                                    1 if channel > 0 else add)
+            next_block = block + 1 if block + 1 < b.blocks else 0
+            next_channel = channel if next_block else channel + channels
+            ahead = chunk_ahead(sums, t, b.group, b.first_block + next_block, next_channel,
+                                at_most(t.channel_block, t.group_source - next_channel), pieces)
+            if t.call.packed or next_channel == t.group_source:
+                ahead.rows = 0
+            correlate_chunk(t, b, block, source, channel, channels, weights, sums + block * size, &ahead)
+        channel += channels
     for block in range(b.blocks):
         store(t, b, b.first_block + block, sums + block * size)
 
@@ -224,29 +256,37 @@ cdef void finish_narrow(const Correlation *t, const Block *b, const real *sums, 
                              sums + ((p * t.image_block + n) * t.group_dest + k) * room, bias, to)
 
 
-cdef void correlate_narrow(const Correlation *t, const Block *b, real *buffer, real *sums) noexcept nogil:
+cdef void correlate_narrow(const Correlation *t, const Block *b, real *buffer, real *sums,
+                           real *weights) noexcept nogil:
     """One work item."""
-    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch, channels, channel = 0, n, p
+    cdef ptrdiff_t channels, channel = 0, n, p
     cdef ptrdiff_t room = ceil_div(t.row_block * t.pitch, lanes(sums)) * lanes(sums)
+    cdef ptrdiff_t size = t.phase_count * t.image_block * t.group_dest * room
+    cdef bint exact = t.call.exact
     cdef const ptrdiff_t *phase
-    cdef const real *weights
     cdef real *to
-    if t.call.exact:
-        memset(sums, 0, <size_t>(t.phase_count * t.image_block * t.group_dest * room) * sizeof(real))
+    if exact:
+        memset(sums, 0, <size_t>size * sizeof(real))
     while channel < t.group_source:
         channels = at_most(t.channel_block, t.group_source - channel)
         fill(t, b, channel, channels, buffer)
+        if t.call.packed:
+            weights = <real *>t.call.packed + (b.weights * t.group_source + channel) * t.tap_count * t.group_dest
+        else:
+            pack_chunk(t, b.group, 0, channel, channels, weights)
+            exact = t.guarded and not_finite(weights, t.tap_count * channels * t.group_dest)
+            if exact and channel == 0:
+                memset(sums, 0, <size_t>size * sizeof(real))
         for p in range(t.phase_count):
             phase = <const ptrdiff_t *>t.phases + 4 * p
-            weights = <const real *>t.call.packed + (b.weights * t.tap_count * t.group_source + phase[2] * t.group_source
-                                                + channel * phase[3]) * t.group_dest
             for n in range(b.images):
                 to = sums + (p * t.image_block + n) * t.group_dest * room
-                if t.call.exact:
-                    narrow_exactly(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room)
+                if exact:
+                    narrow_exactly(t, b, phase, buffer + n * t.buffer_n, channels,
+                                   weights + phase[2] * channels * t.group_dest, to, room)
                 else:
-                    narrow_phase(t, b, phase, buffer + n * t.channel_block * plane, channels, weights, to, room,
-                                 1 if channel > 0 else 0)
+                    narrow_phase(t, b, phase, buffer + n * t.buffer_n, channels,
+                                 weights + phase[2] * channels * t.group_dest, to, room, 1 if channel > 0 else 0)
         channel += channels
     finish_narrow(t, b, sums, room)
 
@@ -260,9 +300,9 @@ cdef void correlate(real *unit, CorrelationRun *run, ptrdiff_t first, ptrdiff_t 
     for item in range(first, last):
         b = locate(unit, t, item)
         if t.narrow:
-            correlate_narrow(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
+            correlate_narrow(t, &b, <real *>mine, <real *>(mine + t.sums_offset), <real *>(mine + t.weights_offset))
         else:
-            correlate_block(t, &b, <real *>mine, <real *>(mine + t.sums_offset))
+            correlate_block(t, &b, <real *>mine, <real *>(mine + t.sums_offset), <real *>(mine + t.weights_offset))
     fc_give_slot(&run.slots, slot)
 
 
@@ -292,9 +332,10 @@ def correlation_task(**fields):
     return (<char *>&run)[sizeof(CorrelationCall):sizeof(run)]
 
 
-def correlation_call(source, dest, size_t packed, bias, size_t scratch, ptrdiff_t first_range=0, bint relu=False,
-                     bint exact=False):
-    """Pack what comes before it in each call: two arrays, an address, an array or None, an address, and flags."""
+def correlation_call(source, weight, dest, size_t packed, not_finite, bias, size_t scratch, ptrdiff_t first_range=0,
+                     bint relu=False, bint exact=False):
+    """Pack what comes before it in each call: arrays (None for no flags, no bias), addresses, and flags."""
     cdef CorrelationCall call = CorrelationCall(
-        address(source), address(dest), packed, address(bias), scratch, first_range, relu, exact)
+        address(source), address(dest), address(weight), packed, address(not_finite), address(bias), scratch,
+        first_range, relu, exact)
     return (<char *>&call)[:sizeof(call)]

@@ -39,6 +39,8 @@ cdef extern from "simd.h" nogil:
     void fc_epilogue_f32(float *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const float *bias, int relu)
     void fc_epilogue_f64(double *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const double *bias, int relu)
 
+    void prefetch_line "fc_prefetch"(const char *line)
+
 cdef extern from "slots.h" nogil:
     cdef struct fc_slots:
         pass
