@@ -149,7 +149,8 @@ cdef const real *gathered(const Correlation *t, const Block *b, ptrdiff_t channe
 cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, real *sums, real *weights) noexcept nogil:
     """One work item."""
     cdef ptrdiff_t size = b.sum_rows * b.sum_columns * 2 * lanes(sums) * t.image_block
-    cdef ptrdiff_t channel = 0, channels, block, next_channel, next_block, pieces = t.phase_count * b.images * b.rows
+    cdef ptrdiff_t channel = 0, channels, block, next_channel, next_block, pieces
+    pieces = at_least(t.phase_count * b.images * b.rows, 1)  # 0 phases where no tap reaches the source
     cdef const real *source
     cdef Ahead ahead
     if t.call.exact or not t.covered or b.columns < t.column_block:  # the epilogue passes over columns left out

@@ -6,17 +6,24 @@
 /* to[i] = from[2 * i] for i < n. */
 static inline void FC_(fc_copy_even)(FC_REAL *to, const FC_REAL *from, ptrdiff_t n) {
     const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
-    ptrdiff_t i = 0;
-    for (; i + FC_LANES < n; i += FC_LANES) { /* < not <=: the second load ends one beyond the last that is needed */
-        const FC_(fc_vector) x = FC_(fc_load)(from + 2 * i), y = FC_(fc_load)(from + 2 * i + FC_LANES);
-        FC_(fc_store)(to + i, FC_SHUFFLE(x, y, even, FC_TWICE, 0));
+    for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
+        const ptrdiff_t left = 2 * (n - i) - 1; /* the element after the last that is needed may not exist */
+        const FC_(fc_vector) x = FC_(fc_load_some)(from + 2 * i, left);
+        const FC_(fc_vector) y = left > FC_LANES ? FC_(fc_load_some)(from + 2 * i + FC_LANES, left - FC_LANES) : x;
+        FC_(fc_store_some)(to + i, FC_SHUFFLE(x, y, even, FC_TWICE, 0), n - i);
     }
-    for (; i < n; i++) to[i] = from[2 * i];
 }
 
 /* 0 for `before` elements, then n copied, then 0 for `after`: no calls, for the rows of small maps. */
 static inline void FC_(fc_copy_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff_t before, ptrdiff_t n,
                                        ptrdiff_t after) {
+#if FC_BYTES == 64
+    if (before + n + after <= FC_LANES) { /* a row of a 7 x 7 or 14 x 14 map: what is masked is not read */
+        FC_(fc_store_some)(to, (FC_(fc_vector))FC_MASKED_LOAD(((1u << n) - 1) << before, from - before),
+                           before + n + after);
+        return;
+    }
+#endif
     const FC_(fc_vector) zero = {0};
     for (ptrdiff_t i = 0; i < before; i += FC_LANES) FC_(fc_store_some)(to + i, zero, before - i);
     to += before;

@@ -168,10 +168,10 @@ cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdif
     if step * step_w == 1:
         copy_padded(to, source + (column + first if last > first else 0), first, last - first, count - last)
         return
-    memset(to, 0, <size_t>first * sizeof(real))
+    copy_padded(to, source, first, 0, 0)
     if last > first:
         copy_strided(to + first, source + (column + first * step) * step_w, step * step_w, last - first)
-    memset(to + last, 0, <size_t>(count - last) * sizeof(real))
+    copy_padded(to + last, source, count - last, 0, 0)
 
 
 # -- Pooling ----------------------------------------------------------------------------------------

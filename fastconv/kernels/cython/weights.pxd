@@ -6,7 +6,7 @@ A last block of no more than one vector of destination channels has one, and a g
 from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.correlation cimport Correlation
-from fastconv.kernels.cython.simd cimport at_most, lanes, prefetch_line, real, transpose
+from fastconv.kernels.cython.simd cimport at_most, copy_padded, lanes, prefetch_line, real, transpose
 
 
 cdef inline ptrdiff_t weight_row(real *unit, const Correlation *t, ptrdiff_t block) noexcept nogil:
@@ -21,6 +21,28 @@ cdef inline const real *chunk_of_weights(real *unit, const Correlation *t, ptrdi
     """Where the weight's part for a block of destination channels and a first source channel begins."""
     return (<const real *>t.call.weight + group * t.weight_group + block * 2 * lanes(unit) * t.weight_dest
             + channel * t.weight_source)
+
+
+cdef enum:
+    MOST_TAPS = 64  # of a kernel whose taps are transposed together for all phases
+
+
+cdef inline void scatter_taps(const Correlation *t, const real *weight, ptrdiff_t channels, ptrdiff_t dests,
+                              ptrdiff_t width, real *to) noexcept nogil:
+    """Pack for several phases: all taps of a channel at once, then each to its phase."""
+    cdef const ptrdiff_t *places = <const ptrdiff_t *>t.tap_places
+    cdef real[MOST_TAPS * 32] taps  # 2 vectors of float32 at most
+    cdef ptrdiff_t c, p, tap
+    cdef const ptrdiff_t *phase
+    if dests < width:
+        memset(taps, 0, sizeof(taps))
+    for c in range(channels):
+        transpose(weight + c * t.weight_source, t.weight_dest, taps, width, dests, t.weight_dest)
+        for p in range(t.phase_count):
+            phase = <const ptrdiff_t *>t.phases + 4 * p
+            for tap in range(phase[3]):
+                copy_padded(to + (phase[2] * channels + c * phase[3] + tap) * width,
+                            taps + places[phase[2] + tap] * width, 0, width, 0)
 
 
 cdef inline void pack_chunk(const Correlation *t, ptrdiff_t group, ptrdiff_t block, ptrdiff_t channel,
@@ -40,6 +62,9 @@ cdef inline void pack_chunk(const Correlation *t, ptrdiff_t group, ptrdiff_t blo
     if t.weight_dest == 1 and t.tap_count == 1:  # so are destination channels
         for c in range(channels):
             memcpy(to + c * width, weight + c * t.weight_source, <size_t>dests * sizeof(real))
+        return
+    if t.phase_count > 1 and t.weight_source > t.weight_dest <= MOST_TAPS:
+        scatter_taps(t, weight, channels, dests, width, to)
         return
     for p in range(t.phase_count):
         phase = <const ptrdiff_t *>t.phases + 4 * p
