@@ -1,4 +1,4 @@
-"""Pooling with compiled kernels, plane by plane; see kernels/cython/pool.pyx.
+"""Pooling with compiled kernels, plane by plane; see kernels/cython/pooling.h and pooling_backward.h.
 
 ::
 
@@ -6,14 +6,17 @@
     grad_input[n, c, h, w] = sum of grad_output over the windows whose maximum is (h, w)
                              (or of grad_output / divisor over the windows that hold it)
 
-Separable: along the row, then over rows; R + S operations for each output instead of R S. Few outputs in a row,
-wide windows, and channels-last images are done window by window, averages in float64. Memory: a block's pooled rows,
-some 64 KiB for each thread. Numerics: a maximum is exact; sums of up to R S <= 4096 elements in the problem's dtype.
+Separable: over rows and along the row, R + S operations for each output instead of R S. A gradient is collected: each
+element of grad_input from the windows that cover it. Very wide windows, and channels-last images, are done window by
+window, averages in float64. Memory: a block's rows, some 64 KiB for each thread. Numerics: a maximum is exact; sums of
+up to R S <= 4096 elements in the problem's dtype.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,15 +27,20 @@ from fastconv.kernels.cython import load
 from fastconv.machine import Machine, machine
 from fastconv.pool.volumes import with_volumes
 from fastconv.problem import ITEM_BYTES, PoolProblem
-from fastconv.taps import axis_taps, buffer_groups, even
-from fastconv.workspace import Scratch, aligned_bytes
+from fastconv.taps import even
+from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
-#: Outputs of a row done at once, and bytes of pooled rows: a block stays in L1.
-BLOCK_COLUMNS, BLOCK_BYTES = 1024, 24 << 10
-#: Kernel extents and strides beyond these go window by window, as do rows of fewer outputs.
-MOST_TAPS, MOST_STRIDE, FEWEST_OUTPUTS = 64, 8, 4
+#: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, with labels and backward in L2.
+BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES = 512, 16 << 10, 32 << 10, 24 << 10
+#: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
+MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
+#: Elements of a plane that one window covers, in one sum of the problem's dtype.
+MOST_WHOLE = 4096
+#: Gradients of a maximum are scattered where more windows than this cover an element, or the rows take more bytes.
+MOST_COVERING, MOST_GRAD_BYTES = 9, 1 << 20
+BY_WINDOW, BY_ROWS, WHOLE = range(3)
 
 
 @cache
@@ -41,9 +49,14 @@ def _kernels() -> Any:
 
 
 @cache
+def _gradients() -> Any:
+    return load("pool_backward", machine().levels)
+
+
+@cache
 def unavailable() -> str | None:
     try:
-        _kernels()
+        _kernels(), _gradients()
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -61,114 +74,157 @@ ROW_SHARE_OF_PEAK, SECONDS_PER_VISIT = 0.02, 1.2e-9
 
 def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Machine) -> float:
     moved = 1.5 * problem.bytes / machine.copy_bandwidth
-    alone = _by_window(problem) or (direction is not Direction.FORWARD and problem.kind == "max")
+    alone = _way(problem) == BY_WINDOW
     visits = problem.macs if alone else problem.macs // max(problem.kernel) * 2
     each = SECONDS_PER_VISIT if alone else 1 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
     return CALL_SECONDS + max(moved, visits * each / threads)
 
 
-def _by_window(problem: PoolProblem) -> bool:
-    return (
-        problem.channels_last
-        or max(problem.kernel) > MOST_TAPS
-        or problem.out_size[1] < FEWEST_OUTPUTS
-        or problem.stride[1] > MOST_STRIDE
-        or problem.in_size[1] >= 2**20
-    )
+def _way(problem: PoolProblem) -> int:
+    """Which of the kernels' ways the windows go."""
+    reach = [(kernel - 1) * dilation for kernel, dilation in zip(problem.kernel, problem.dilation)]
+    rows, columns = problem.in_size
+    if problem.channels_last or max(reach) > MOST_REACH or (rows + reach[0]) * (columns + reach[1]) >= 2**31:
+        return BY_WINDOW
+    whole = problem.kernel == problem.in_size and not any(map(any, problem.pads)) and max(problem.dilation) == 1
+    if whole and rows * columns <= MOST_WHOLE:
+        return WHOLE
+    return BY_WINDOW if max(problem.kernel) > MOST_TAPS or max(_steps(problem)) > MOST_STRIDE else BY_ROWS
+
+
+def _steps(problem: PoolProblem) -> tuple[int, ...]:
+    """Strides; with a single output along an axis its stride says nothing, and may be 2^62."""
+    return tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What all calls of a problem share."""
+
+    task: bytes  # behind the head that a call makes
+    scratch_bytes: int  # of each thread
+    forward_items: int
+    label_items: int
+    backward_items: int
+    fields: dict[str, Any]
+    tables: tuple[np.ndarray, ...]  # the task holds their addresses
 
 
 @lru_cache(maxsize=256)
-def _schedule(problem: PoolProblem, vector_bytes: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Fields of the task, and its tables. A function of the problem and the vector length alone."""
+def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
+    """A function of the problem and the vector length alone."""
     item_bytes = ITEM_BYTES[problem.dtype]
     lanes = vector_bytes // item_bytes
-    # With a single output along an axis its stride says nothing; it may be 2^62.
-    steps = tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
-    by_window = _by_window(problem)
-    columns = even(problem.out_size[1], BLOCK_COLUMNS)
-    pitch = -(-columns // lanes) * lanes
-    rows = even(problem.out_size[0], max(1, BLOCK_BYTES // (pitch * item_bytes * steps[0])))
-    tables: dict[str, Any] = dict.fromkeys(("buffer_rows", "column_groups", "column_places", "row_places"), ())
-    group_pitch = 0
-    if not by_window:
-        taps = [
-            axis_taps(kernel, step, dilation, low)
-            for kernel, step, dilation, (low, _) in zip(problem.kernel, steps, problem.dilation, problem.pads)
-        ]
-        row_groups, row_places = buffer_groups(taps[0], rows, steps[0])
-        column_groups, column_places = buffer_groups(taps[1], pitch, steps[1])
-        first_row = np.cumsum([0] + [group.extent for group in row_groups])
-        group_pitch = max(group.extent for group in column_groups)
-        tables = {
-            "buffer_rows": [group.origin + i * steps[0] for group in row_groups for i in range(group.extent)],
-            "column_groups": [group.origin for group in column_groups],
-            "column_places": [
-                column_places[s][0] * group_pitch + column_places[s][1] for s in range(problem.kernel[1])
-            ],
-            "row_places": [(first_row[row_places[r][0]] + row_places[r][1]) * pitch for r in range(problem.kernel[0])],
-        }
-    arrays = {name: np.ascontiguousarray(table, dtype=np.int64) for name, table in tables.items()}
-    row_bytes = max(len(arrays["column_groups"]) * group_pitch, 2 * pitch) * item_bytes
-    pooled_bytes = aligned_bytes(len(arrays["buffer_rows"]) * pitch * item_bytes)
-    pooled = 0 if by_window else aligned_bytes(row_bytes)
-    starts = pooled + (pooled_bytes if problem.kind == "avg" else 2 * pooled_bytes)
-    found = starts + (0 if by_window else aligned_bytes(2 * pitch * item_bytes))
-    # Backward: a block's maxima and their indices, or a row of gradients and what they spread over.
-    spread = 0 if by_window else (problem.out_size[1] * (1 + steps[1]) + problem.kernel[1]) * item_bytes
+    way, steps = _way(problem), _steps(problem)
+    maximum = problem.kind == "max"
+    (kernel_h, kernel_w), (dilation_h, dilation_w) = problem.kernel, problem.dilation
+    (low_h, high_h), (low_w, high_w) = problem.pads
+    (rows, columns), (in_rows, in_columns) = problem.out_size, problem.in_size
+
+    # Forward: padded rows in phases, and with labels the maxima of rows beside their labels.
+    column_block = even(columns, BLOCK_COLUMNS)
+    pooled_pitch = _whole(column_block, lanes)
+    pitch = _whole(pooled_pitch + (kernel_w - 1) * dilation_w // steps[1], lanes) if way else 0
+    padded_bytes = steps[1] * pitch * item_bytes
+    labelled_bytes = padded_bytes + 2 * pooled_pitch * item_bytes
+    row_block = even(rows, BLOCK_BYTES // max(padded_bytes, pooled_pitch * item_bytes))
+    beyond = (kernel_h - 1) * dilation_h if way else 0  # rows that a window reaches below its first
+    label_block = even(rows, (LABEL_BYTES // labelled_bytes - beyond - 1) // steps[0] + 1) if way else row_block
+    label_rows = (label_block - 1) * steps[0] + beyond + 1
+
+    # Backward: rows of gradients that a block of rows collects from, and as many of labels or sums.
+    cover_left = _whole((kernel_w - 1) // steps[1], lanes) if way else 0
+    cover_pitch = cover_left + _whole(max(columns, (low_w + in_columns) // steps[1] + 2) + lanes, lanes)
+    cover_bytes = 2 * cover_pitch * item_bytes
+    fitting = (GRAD_BYTES // cover_bytes - 2) * steps[0] - kernel_h + 2
+    grad_block = even(in_rows, max(steps[0], fitting - fitting % steps[0]))
+    cover_rows = (grad_block + kernel_h - 2) // steps[0] + 2
+    collects = way != BY_WINDOW and cover_rows * cover_bytes <= MOST_GRAD_BYTES and kernel_h <= MOST_TAPS
+    if maximum:
+        covering = -(-kernel_h // steps[0]) * -(-kernel_w // steps[1])
+        collects &= max(problem.dilation) == 1 and kernel_w <= in_columns and covering <= MOST_COVERING
+
+    found = max(cover_rows * columns if collects else 0, label_block * column_block) if maximum else 0
+    sizes = {
+        "pooled_offset": max(row_block, label_rows if maximum else 0) * padded_bytes,
+        "labels_offset": label_rows * pooled_pitch * item_bytes if maximum and way else 0,
+        "found_offset": label_rows * pooled_pitch * item_bytes if maximum and way else 0,
+        "maxima_offset": found * 8,
+        "cover_offset": found * item_bytes,
+        "scratch_bytes": cover_rows * cover_bytes if collects else 0,
+    }
+    offsets = dict(zip(sizes, accumulate(aligned_bytes(size) for size in sizes.values()), strict=True))
+
+    places = np.array([s * dilation_w % steps[1] * pitch + s * dilation_w // steps[1] for s in range(kernel_w)]
+                      if way else [], np.int64)  # fmt: skip
+    counts = _column_counts(problem, steps[1], lanes) if way and not maximum else np.empty(0)
+    image_steps: dict[str, int] = {}
+    for prefix, (a, b) in (("input", problem.in_size), ("output", problem.out_size)):
+        c = problem.channels
+        channel, row, column = (1, b * c, c) if problem.channels_last else (a * b, b, 1)
+        image_steps |= {f"{prefix}_n": a * b * c, f"{prefix}_c": channel, f"{prefix}_h": row, f"{prefix}_w": column}
+    planes = problem.batch * problem.channels
     fields = {
-        "maximum": problem.kind == "max", "channels": problem.channels,
-        "input_rows": problem.in_size[0], "input_columns": problem.in_size[1],
-        "rows": problem.out_size[0], "columns": problem.out_size[1],
-        "kernel_h": problem.kernel[0], "kernel_w": problem.kernel[1], "step_h": steps[0], "step_w": steps[1],
-        "dilation_h": problem.dilation[0], "dilation_w": problem.dilation[1],
-        "low_h": problem.pads[0][0], "high_h": problem.pads[0][1],
-        "low_w": problem.pads[1][0], "high_w": problem.pads[1][1],
+        "way": way, "maximum": maximum, "channels": problem.channels, "planes": planes,
+        "input_rows": in_rows, "input_columns": in_columns, "rows": rows, "columns": columns,
+        "kernel_h": kernel_h, "kernel_w": kernel_w, "step_h": steps[0], "step_w": steps[1],
+        "dilation_h": dilation_h, "dilation_w": dilation_w,
+        "low_h": low_h, "high_h": high_h, "low_w": low_w, "high_w": high_w,
         "count_padding": problem.count_include_pad, "overridden": problem.divisor_override is not None,
-        "by_window": by_window, "row_block": rows, "column_block": columns,
-        "buffer_row_count": len(arrays["buffer_rows"]), "column_group_count": len(arrays["column_groups"]),
-        "group_pitch": group_pitch, "pitch": pitch,
-        "pooled_offset": pooled, "labels_offset": pooled + pooled_bytes, "starts_offset": starts,
-        "found_offset": found, "scratch_bytes": found + aligned_bytes(max(16 * rows * columns, spread)),
+        "divisor": float(problem.divisor_override or in_rows * in_columns), **image_steps,
+        "places": places.ctypes.data, "counts": counts.ctypes.data,
+        "row_block": row_block, "label_block": label_block, "column_block": column_block,
+        "pitch": pitch, "pooled_pitch": pooled_pitch,
+        "grad_block": grad_block, "collects": collects, "cover_rows": cover_rows, "cover_pitch": cover_pitch,
+        "cover_left": cover_left, **offsets,
     }  # fmt: skip
-    return fields, arrays
+    groups = -(-planes // lanes)  # of whole planes
+    across = -(-columns // column_block)
+    label_items = planes * -(-rows // label_block) * across
+    return Schedule(
+        _kernels().pooling_task(**fields), max(offsets["scratch_bytes"], ALIGNMENT),
+        groups if way == WHOLE else planes * -(-rows // row_block) * across, label_items,
+        groups if way == WHOLE and not maximum else planes, fields, (places, counts),
+    )  # fmt: skip
+
+
+def _whole(count: int, lanes: int) -> int:
+    """`count` rounded up to whole vectors."""
+    return -(-count // lanes) * lanes
+
+
+def _column_counts(problem: PoolProblem, step: int, lanes: int) -> np.ndarray:
+    """Along a row, what a window's sum is divided by; the rest of the divisor is the same for the whole row."""
+    columns, size = problem.out_size[1], problem.in_size[1]
+    counts = np.ones(columns + lanes, problem.dtype)
+    low, high = problem.pads[1]
+    begin = np.arange(columns) * step - low
+    end = np.minimum(begin + problem.kernel[1], size + high)
+    if not problem.count_include_pad:
+        begin, end = begin.clip(0), end.clip(max=size)
+    counts[:columns] = problem.divisor_override or (end - begin).clip(1)
+    return counts
 
 
 def workspace_bytes(problem: PoolProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
-    fields, _ = _schedule(problem, _kernels().VECTOR_BYTES)
-    return fields["scratch_bytes"], fields["scratch_bytes"] * min(threads, MOST_THREADS)
+    each = _schedule(problem, _kernels().VECTOR_BYTES).scratch_bytes
+    return each, each * min(threads, MOST_THREADS)
 
 
 def _run(
-    kernel: str,
-    problem: PoolProblem,
-    images: tuple[np.ndarray, np.ndarray],
-    indices: np.ndarray | None,
-    values: np.ndarray | None,
+    kernel: int,
+    items: int,
+    schedule: Schedule,
+    arrays: tuple[np.ndarray | None, ...],
     scratch: Scratch,
     threads: int,
 ) -> None:
-    """Run one kernel on (input, output), or on their gradients."""
-    kernels = _kernels()
-    fields, tables = _schedule(problem, kernels.VECTOR_BYTES)
-    steps: dict[str, int] = {}
-    for prefix, array in zip(("input", "output"), images):
-        _, a, b, c = array.shape
-        channel, row, column = (1, b * c, c) if problem.channels_last else (b * c, c, 1)
-        steps |= {f"{prefix}_n": a * b * c, f"{prefix}_c": channel, f"{prefix}_h": row, f"{prefix}_w": column}
-    threads = max(1, min(threads, MOST_THREADS, scratch.free // fields["scratch_bytes"]))
-    slots = scratch.take((threads * fields["scratch_bytes"],), np.uint8)
-    task = kernels.pooling_task(
-        input=images[0].ctypes.data, output=images[1].ctypes.data,
-        indices=0 if indices is None else indices.ctypes.data, values=0 if values is None else values.ctypes.data,
-        divisor=float(problem.divisor_override or 0), scratch=slots.ctypes.data,
-        **fields, **steps, **{name: table.ctypes.data for name, table in tables.items()},
-    )  # fmt: skip
-    planes = problem.batch * problem.channels
-    blocks = -(-problem.out_size[0] // fields["row_block"]) * -(-problem.out_size[1] // fields["column_block"])
-    items = planes * blocks if kernel == "FORWARD" else planes
-    pool.run(getattr(kernels, kernel)[problem.dtype], task, items, threads)
+    """Run one kernel on (input, output, indices, values), or on their gradients."""
+    threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.scratch_bytes))
+    slots = scratch.take((threads * schedule.scratch_bytes,), np.uint8)
+    pool.run(kernel, _kernels().pooling_call(*arrays, slots) + schedule.task, items, threads)
 
 
 def forward(
@@ -179,7 +235,10 @@ def forward(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    _run("FORWARD", problem, (input, output), indices, None, scratch, threads)
+    kernels = _kernels()
+    schedule = _schedule(problem, kernels.VECTOR_BYTES)
+    items = schedule.forward_items if indices is None else schedule.label_items
+    _run(kernels.FORWARD[problem.dtype], items, schedule, (input, output, indices, None), scratch, threads)
 
 
 def backward_input(
@@ -191,7 +250,9 @@ def backward_input(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    _run("BACKWARD", problem, (grad_input, grad_output), indices, input, scratch, threads)
+    schedule = _schedule(problem, _kernels().VECTOR_BYTES)
+    arrays = grad_input, grad_output, indices, input
+    _run(_gradients().BACKWARD[problem.dtype], schedule.backward_items, schedule, arrays, scratch, threads)
 
 
 ALGORITHMS = (

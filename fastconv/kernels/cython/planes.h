@@ -1,5 +1,5 @@
 /*
- * Work on planes of one FC_REAL: copies with padding, products of two planes, pooling. A part of simd.h, which
+ * Work on planes of one FC_REAL: copies with padding, products of two planes. A part of simd.h, which
  * includes it once for each type; hence no guard.
  */
 
@@ -70,68 +70,6 @@ static inline void FC_(fc_dots)(const FC_REAL *x, const ptrdiff_t *places, ptrdi
         switch (few) { FC_CASE(1) FC_CASE(3) FC_CASE(5) FC_CASE(9) }
 #undef FC_CASE
         places += few, sums += few, taps -= few;
-    }
-}
-
-/* -- Pooling ----------------------------------------------------------------------------------------------
- * The windows of `count` neighbouring outputs, tap by tap: tap t of output i is from[places[t] + i]. Whole
- * vectors are read, so `from` needs room for them behind the last; exactly `count` results are written.
- */
-FC_INLINE FC_(fc_vector) FC_(fc_select)(FC_(fc_integers) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
-    return (FC_(fc_vector))((mask & (FC_(fc_integers))x) | (~mask & (FC_(fc_integers))y));
-}
-
-/* Where x takes the place of the best so far: it is larger, or the first NaN. */
-FC_INLINE FC_(fc_integers) FC_(fc_better)(FC_(fc_vector) x, FC_(fc_vector) best) {
-    return (x > best) | ((x != x) & (best == best));
-}
-
-static inline void FC_(fc_max_taps)(const FC_REAL *from, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
-                                    ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
-        FC_(fc_vector) best = FC_(fc_load)(from + places[0] + i);
-        for (ptrdiff_t t = 1; t < taps; t++) {
-            const FC_(fc_vector) x = FC_(fc_load)(from + places[t] + i);
-            best = FC_(fc_select)(FC_(fc_better)(x, best), x, best);
-        }
-        FC_(fc_store_some)(to + i, best, count - i);
-    }
-}
-
-/*
- * The same with a label beside each maximum. Where nothing exceeds -inf it is start[i]; else base[i] + t * step
- * (base not NULL), or the label of the element: labels[places[t] + i]. which[i] is the tap t, or -1.
- */
-static inline void FC_(fc_max_labels)(const FC_REAL *from, const FC_INT *labels, const FC_INT *base, FC_INT step,
-                                      const FC_INT *start, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
-                                      FC_INT *label, FC_INT *which, ptrdiff_t count) {
-    typedef FC_INT memory __attribute__((vector_size(FC_BYTES), aligned(sizeof(FC_INT)), may_alias));
-    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
-        FC_(fc_vector) best = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
-        FC_(fc_integers) found = *(const memory *)(start + i), tap = ~(FC_(fc_integers)){0};
-        FC_(fc_integers) here = found;
-        if (base) here = *(const memory *)(base + i);
-        for (ptrdiff_t t = 0; t < taps; t++) {
-            const FC_(fc_vector) x = FC_(fc_load)(from + places[t] + i);
-            const FC_(fc_integers) better = FC_(fc_better)(x, best);
-            if (!base) here = *(const memory *)(labels + places[t] + i);
-            best = FC_(fc_select)(better, x, best);
-            found = (better & here) | (~better & found);
-            if (which) tap = (better & ((FC_(fc_integers)){0} + (FC_INT)t)) | (~better & tap);
-            if (base) here += step;
-        }
-        FC_(fc_store_some)(to + i, best, count - i);
-        *(memory *)(label + i) = found;
-        if (which) *(memory *)(which + i) = tap;
-    }
-}
-
-static inline void FC_(fc_sum_taps)(const FC_REAL *from, const ptrdiff_t *places, ptrdiff_t taps, FC_REAL *to,
-                                    ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i += FC_LANES) {
-        FC_(fc_vector) sum = FC_(fc_load)(from + places[0] + i);
-        for (ptrdiff_t t = 1; t < taps; t++) sum += FC_(fc_load)(from + places[t] + i);
-        FC_(fc_store_some)(to + i, sum, count - i);
     }
 }
 

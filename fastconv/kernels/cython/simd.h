@@ -52,7 +52,11 @@ FC_INLINE void fc_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 #define FC_LIST_4(M, D) FC_LIST_2(M, D), M(2, D), M(3, D)
 #define FC_LIST_8(M, D) FC_LIST_4(M, D), M(4, D), M(5, D), M(6, D), M(7, D)
 #define FC_LIST_16(M, D) FC_LIST_8(M, D), M(8, D), M(9, D), M(10, D), M(11, D), M(12, D), M(13, D), M(14, D), M(15, D)
+#define FC_LANE(L, D) (L)
 #define FC_TWICE(L, D) (2 * (L))
+#define FC_TWICE_1(L, D) (2 * (L) + 1)
+/* Lanes of x and y in turn, from lane D of both. */
+#define FC_ZIP(L, D) ((D) + (L) / 2 + ((L) & 1) * FC_LANES)
 #define FC_PASTE_(A, B) A##B
 #define FC_PASTE(A, B) FC_PASTE_(A, B)
 
@@ -61,6 +65,13 @@ FC_INLINE void fc_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 #else
 #define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
 #endif
+
+/* A row of gradients in L1, its labels (integers as wide as an element), and the label of the element below the first
+   column of the row that collects from it: see pooling_backward.h. */
+struct fc_cover {
+    const void *grads, *labels;
+    ptrdiff_t label;
+};
 
 #define FC_REAL float
 #define FC_INT int32_t
@@ -333,6 +344,9 @@ static inline void FC_(fc_epilogue)(FC_REAL *rows, ptrdiff_t step, ptrdiff_t n, 
 }
 
 #include "planes.h"
+#include "masks.h"
+#include "pooling.h"
+#include "pooling_backward.h"
 
 #undef FC_REAL
 #undef FC_INT

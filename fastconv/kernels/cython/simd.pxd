@@ -38,6 +38,8 @@ cdef extern from "simd.h" nogil:
     int fc_not_finite_f64(const double *x, ptrdiff_t n)
     void fc_epilogue_f32(float *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const float *bias, int relu)
     void fc_epilogue_f64(double *rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t width, const double *bias, int relu)
+    double fc_sum_run_f32(const float *source, ptrdiff_t n)
+    double fc_sum_run_f64(const double *source, ptrdiff_t n)
 
     void prefetch_line "fc_prefetch"(const char *line)
 
@@ -174,52 +176,8 @@ cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdif
     copy_padded(to + last, source, count - last, 0, 0)
 
 
-# -- Pooling ----------------------------------------------------------------------------------------
-
-cdef extern from "simd.h" nogil:
-    void fc_max_taps_f32(const float *source, const ptrdiff_t *places, ptrdiff_t taps, float *to, ptrdiff_t count)
-    void fc_max_taps_f64(const double *source, const ptrdiff_t *places, ptrdiff_t taps, double *to, ptrdiff_t count)
-    void fc_sum_taps_f32(const float *source, const ptrdiff_t *places, ptrdiff_t taps, float *to, ptrdiff_t count)
-    void fc_sum_taps_f64(const double *source, const ptrdiff_t *places, ptrdiff_t taps, double *to, ptrdiff_t count)
-    void fc_max_labels_f32(const float *source, const int32_t *labels, const int32_t *base, int32_t step,
-                           const int32_t *start, const ptrdiff_t *places, ptrdiff_t taps, float *to, int32_t *label,
-                           int32_t *which, ptrdiff_t count)
-    void fc_max_labels_f64(const double *source, const int64_t *labels, const int64_t *base, int64_t step,
-                           const int64_t *start, const ptrdiff_t *places, ptrdiff_t taps, double *to, int64_t *label,
-                           int64_t *which, ptrdiff_t count)
-    double fc_sum_run_f32(const float *source, ptrdiff_t n)
-    double fc_sum_run_f64(const double *source, ptrdiff_t n)
-
-
-cdef inline void max_taps(const real *source, const ptrdiff_t *places, ptrdiff_t taps, real *to,
-                          ptrdiff_t count) noexcept nogil:
-    if real is float:
-        fc_max_taps_f32(source, places, taps, to, count)
-    else:
-        fc_max_taps_f64(source, places, taps, to, count)
-
-
-cdef inline void sum_taps(const real *source, const ptrdiff_t *places, ptrdiff_t taps, real *to,
-                          ptrdiff_t count) noexcept nogil:
-    if real is float:
-        fc_sum_taps_f32(source, places, taps, to, count)
-    else:
-        fc_sum_taps_f64(source, places, taps, to, count)
-
-
-cdef inline void max_labels(const real *source, const char *labels, const char *base, ptrdiff_t step, const char *start,
-                            const ptrdiff_t *places, ptrdiff_t taps, real *to, char *label, char *which,
-                            ptrdiff_t count) noexcept nogil:
-    """Labels are integers as wide as the elements."""
-    if real is float:
-        fc_max_labels_f32(source, <const int32_t *>labels, <const int32_t *>base, <int32_t>step, <const int32_t *>start,
-                          places, taps, to, <int32_t *>label, <int32_t *>which, count)
-    else:
-        fc_max_labels_f64(source, <const int64_t *>labels, <const int64_t *>base, step, <const int64_t *>start,
-                          places, taps, to, <int64_t *>label, <int64_t *>which, count)
-
-
 cdef inline double sum_run(const real *source, ptrdiff_t n) noexcept nogil:
+    """The sum of n neighbours."""
     if real is float:
         return fc_sum_run_f32(source, n)
     else:

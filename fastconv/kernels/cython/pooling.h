@@ -1,0 +1,334 @@
+/*
+ * Pooling forward, row by row, of one FC_REAL. A part of simd.h, which includes it once for each type; hence no guard.
+ *
+ * Windows are separable. `down` merges the rows under a row of windows; `across` merges what their columns hold. In
+ * between lies a padded row in L1, split by stride: column c + padding is element (c + padding) / step of phase
+ * (c + padding) % step, so that the taps of neighbouring windows are neighbours. Phases are `pitch` apart.
+ *
+ * Without labels `down` is first: the input is read once, and where it is. A maximum with labels goes across first,
+ * so that of equal maxima the first of the first row wins. `taps` is a constant, or 0: `many`.
+ */
+
+/* Bytes ahead of the loads that are fetched into the caches: planes follow each other, so this is right across their
+   ends. The hardware does not fetch beyond a page of 4 KiB. */
+enum { FC_(fc_ahead) = 2048 / (int)sizeof(FC_REAL) };
+
+FC_INLINE FC_(fc_vector) FC_(fc_merge)(const int maximum, FC_(fc_vector) x, FC_(fc_vector) y) {
+    return maximum ? FC_(fc_larger)(x, y) : x + y;
+}
+
+/* Merged taps of LANES neighbouring columns, or of the first `count` alone. */
+FC_INLINE FC_(fc_vector) FC_(fc_column)(const int maximum, const int some, ptrdiff_t taps, const FC_REAL *from,
+                                        ptrdiff_t step, ptrdiff_t count) {
+    FC_(fc_vector) best = some ? FC_(fc_load_some)(from, count) : FC_(fc_load)(from);
+#pragma GCC unroll 3
+    for (ptrdiff_t r = 1; r < taps; r++) {
+        from += step;
+        best = FC_(fc_merge)(maximum, best, some ? FC_(fc_load_some)(from, count) : FC_(fc_load)(from));
+    }
+    return best;
+}
+
+/* -- Down ------------------------------------------------------------------------------------------------- */
+
+/* Two vectors of columns x and y, the first of which has padded position `at`, into both phases. */
+FC_INLINE void FC_(fc_split)(FC_(fc_vector) x, FC_(fc_vector) y, FC_REAL *to, ptrdiff_t pitch, ptrdiff_t at,
+                             ptrdiff_t count) {
+    const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
+    const FC_(fc_integers) odd = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE_1, 0)};
+    FC_(fc_store_some)(to + (at & 1) * pitch + at / 2, FC_SHUFFLE(x, y, even, FC_TWICE, 0), (count + 1) / 2);
+    FC_(fc_store_some)(to + ((at + 1) & 1) * pitch + (at + 1) / 2, FC_SHUFFLE(x, y, odd, FC_TWICE_1, 0), count / 2);
+}
+
+/* One row; returns where a maximum of a single row is NaN. */
+FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, ptrdiff_t many, const FC_REAL *from,
+                                        ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch,
+                                        ptrdiff_t at) {
+    const ptrdiff_t taps = constant ? constant : many;
+    const FC_REAL *ahead = from + (taps - 1) * row + FC_(fc_ahead);
+    const int look = maximum && constant == 1;
+    FC_(fc_mask) nan = FC_(fc_is_nan)((FC_(fc_vector)){0});
+    ptrdiff_t i = 0;
+#define FC_COLUMN(SOME, I, COUNT) FC_(fc_column)(maximum, SOME, taps, from + (I), row, COUNT)
+    if (step == 1) {
+        for (; i + FC_LANES <= n; i += FC_LANES) {
+            const FC_(fc_vector) x = FC_COLUMN(0, i, 0);
+            __builtin_prefetch(ahead + i);
+            if (look) nan |= FC_(fc_is_nan)(x);
+            FC_(fc_store)(to + at + i, x);
+        }
+        if (i < n) {
+            const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
+            if (look) nan |= FC_(fc_is_nan)(x);
+            FC_(fc_store_some)(to + at + i, x, n - i);
+        }
+    } else if (step == 2) {
+        for (; i + 2 * FC_LANES <= n; i += 2 * FC_LANES) {
+            const FC_(fc_vector) x = FC_COLUMN(0, i, 0), y = FC_COLUMN(0, i + FC_LANES, 0);
+            __builtin_prefetch(ahead + i);
+            __builtin_prefetch(ahead + i + FC_LANES);
+            if (taps > 1) { /* two rows are new to each row of windows */
+                __builtin_prefetch(ahead + i - row);
+                __builtin_prefetch(ahead + i + FC_LANES - row);
+            }
+            if (look) nan |= FC_(fc_is_nan)(x) | FC_(fc_is_nan)(y);
+            FC_(fc_split)(x, y, to, pitch, at + i, 2 * FC_LANES);
+        }
+        if (i < n) {
+            const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
+            FC_(fc_vector) y = {0};
+            if (n - i > FC_LANES) y = FC_COLUMN(1, i + FC_LANES, n - i - FC_LANES);
+            if (look) nan |= FC_(fc_is_nan)(x) | FC_(fc_is_nan)(y);
+            FC_(fc_split)(x, y, to, pitch, at + i, n - i);
+        }
+    } else {
+        ptrdiff_t phase = at % step, place = at / step;
+        for (; i < n; i += FC_LANES) {
+            const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
+            if (look) nan |= FC_(fc_is_nan)(x);
+            for (int lane = 0; lane < FC_LANES && i + lane < n; lane++) {
+                to[phase * pitch + place] = x[lane];
+                if (++phase == step) phase = 0, place++;
+            }
+        }
+    }
+#undef FC_COLUMN
+    return nan;
+}
+
+FC_INLINE int FC_(fc_down_of)(const int maximum, const int constant, ptrdiff_t many, const FC_REAL *from,
+                              ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch, ptrdiff_t at,
+                              ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) {
+    FC_(fc_mask) nan = FC_(fc_is_nan)((FC_(fc_vector)){0});
+#define FC_ROWS_OF(STEP) \
+    for (ptrdiff_t j = 0; j < rows; j++, from += from_step, to += to_step) \
+        nan |= FC_(fc_down_row)(maximum, constant, many, from, row, n, to, STEP, pitch, at)
+    if (step == 1) FC_ROWS_OF(1);
+    else if (step == 2) FC_ROWS_OF(2);
+    else FC_ROWS_OF(step);
+#undef FC_ROWS_OF
+    return FC_(fc_any)(nan);
+}
+
+/*
+ * `rows` times: merge `taps` rows, `row` elements apart, of n columns, of which the first has padded position `at`.
+ * Exactly n elements are read of each row, and written. Returns, for maxima of single rows, whether one is NaN.
+ */
+static inline int FC_(fc_down)(int maximum, ptrdiff_t taps, const FC_REAL *from, ptrdiff_t row, ptrdiff_t n,
+                               FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch, ptrdiff_t at, ptrdiff_t rows,
+                               ptrdiff_t from_step, ptrdiff_t to_step) {
+#define FC_CASE(M, T) FC_(fc_down_of)(M, T, taps, from, row, n, to, step, pitch, at, rows, from_step, to_step)
+    if (maximum)
+        switch (taps) {
+        case 1: return FC_CASE(1, 1);
+        case 2: return FC_CASE(1, 2);
+        case 3: return FC_CASE(1, 3);
+        default: return FC_CASE(1, 0);
+        }
+    switch (taps) {
+    case 2: return FC_CASE(0, 2);
+    case 3: return FC_CASE(0, 3);
+    default: return FC_CASE(0, 0);
+    }
+#undef FC_CASE
+}
+
+/* -- Across ----------------------------------------------------------------------------------------------- */
+
+FC_INLINE void FC_(fc_across_of)(const int maximum, const int constant, ptrdiff_t many, const FC_REAL *from,
+                                 const ptrdiff_t *places, FC_REAL *to, ptrdiff_t n, const FC_REAL *counts,
+                                 FC_REAL taller, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) {
+    const ptrdiff_t taps = constant ? constant : many;
+    const ptrdiff_t place[3] = {places[0], constant > 1 ? places[1] : 0, constant > 2 ? places[2] : 0};
+    for (ptrdiff_t j = 0; j < rows; j++, from += from_step, to += to_step)
+        for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
+            FC_(fc_vector) best = FC_(fc_load)(from + place[0] + i);
+#pragma GCC unroll 3
+            for (ptrdiff_t s = 1; s < taps; s++)
+                best = FC_(fc_merge)(maximum, best, FC_(fc_load)(from + (constant ? place[s] : places[s]) + i));
+            if (!maximum) best /= FC_(fc_load)(counts + i) * taller;
+            FC_(fc_store_some)(to + i, best, n - i);
+        }
+}
+
+/*
+ * `rows` times: merge the taps of n windows. Tap s of window i is from[places[s] + i]; an average is divided by
+ * counts[i] * taller. Whole vectors are read of `from` and `counts`; exactly n results are written.
+ */
+static inline void FC_(fc_across)(int maximum, ptrdiff_t taps, const FC_REAL *from, const ptrdiff_t *places,
+                                  FC_REAL *to, ptrdiff_t n, const FC_REAL *counts, FC_REAL taller, ptrdiff_t rows,
+                                  ptrdiff_t from_step, ptrdiff_t to_step) {
+#define FC_CASE(M, T) FC_(fc_across_of)(M, T, taps, from, places, to, n, counts, taller, rows, from_step, to_step)
+    if (maximum)
+        switch (taps) {
+        case 2: FC_CASE(1, 2); break;
+        case 3: FC_CASE(1, 3); break;
+        default: FC_CASE(1, 0);
+        }
+    else
+        switch (taps) {
+        case 2: FC_CASE(0, 2); break;
+        case 3: FC_CASE(0, 3); break;
+        default: FC_CASE(0, 0);
+        }
+#undef FC_CASE
+}
+
+/* -- With labels ------------------------------------------------------------------------------------------
+ * The label of a maximum is the distance of its element from the first of its window, whether that is inside or not.
+ * Where no NaN is near (`careful` 0) comparing is all; else the first NaN wins.
+ */
+FC_INLINE FC_(fc_mask) FC_(fc_better)(const int careful, FC_(fc_vector) x, FC_(fc_vector) best) {
+    if (!careful) return FC_(fc_above)(x, best);
+    return FC_(fc_above)(x, best) | (FC_(fc_is_nan)(x) & ~FC_(fc_is_nan)(best));
+}
+
+FC_INLINE void FC_(fc_across_labels_of)(const int careful, const int constant, ptrdiff_t many, const FC_REAL *from,
+                                        const ptrdiff_t *places, FC_INT dilation, FC_REAL *to, FC_INT *labels,
+                                        ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) {
+    const ptrdiff_t taps = constant ? constant : many;
+    const ptrdiff_t place[3] = {places[0], constant > 1 ? places[1] : 0, constant > 2 ? places[2] : 0};
+    for (ptrdiff_t j = 0; j < rows; j++, from += from_step, to += to_step, labels += to_step)
+        for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
+            FC_(fc_vector) best = FC_(fc_load)(from + place[0] + i);
+            FC_(fc_integers) label = {0}, here = {0};
+#pragma GCC unroll 3
+            for (ptrdiff_t s = 1; s < taps; s++) {
+                const FC_(fc_vector) x = FC_(fc_load)(from + (constant ? place[s] : places[s]) + i);
+                const FC_(fc_mask) better = FC_(fc_better)(careful, x, best);
+                here += dilation;
+                best = FC_(fc_choose)(better, x, best);
+                label = FC_(fc_choose_integers)(better, here, label);
+            }
+            FC_(fc_store)(to + i, best);
+            FC_(fc_store_integers)(labels + i, label);
+        }
+}
+
+/*
+ * `rows` times: maxima of the columns of n windows and their labels, in whole vectors, for which `to` and `labels`
+ * have room.
+ */
+static inline void FC_(fc_across_labels)(int careful, ptrdiff_t taps, const FC_REAL *from, const ptrdiff_t *places,
+                                         FC_INT dilation, FC_REAL *to, FC_INT *labels, ptrdiff_t n, ptrdiff_t rows,
+                                         ptrdiff_t from_step, ptrdiff_t to_step) {
+#define FC_CASE(C, T) \
+    FC_(fc_across_labels_of)(C, T, taps, from, places, dilation, to, labels, n, rows, from_step, to_step)
+    if (careful) FC_CASE(1, 0);
+    else if (taps == 2) FC_CASE(0, 2);
+    else if (taps == 3) FC_CASE(0, 3);
+    else FC_CASE(0, 0);
+#undef FC_CASE
+}
+
+/* Store the first `count` of a vector of indices. */
+FC_INLINE void FC_(fc_store_indices)(int64_t *to, FC_(fc_integers) x, ptrdiff_t count) {
+    typedef int64_t wide __attribute__((vector_size(FC_BYTES), aligned(8), may_alias));
+    enum { HALF = FC_BYTES / 8 }; /* indices of a vector */
+    const FC_INT *part = (const FC_INT *)&x;
+    for (; count > 0; part += HALF, to += HALF, count -= HALF) {
+#if FC_BYTES == 4 * FC_LANES
+        typedef FC_INT half __attribute__((vector_size(FC_BYTES / 2), may_alias));
+        const wide indices = __builtin_convertvector(*(const half *)part, wide);
+#else
+        const wide indices = *(const wide *)part;
+#endif
+        if (count >= HALF) *(wide *)to = indices;
+#if FC_BYTES == 64
+        else _mm512_mask_storeu_epi64(to, (__mmask8)((1u << count) - 1), (__m512i)indices);
+#else
+        else for (int lane = 0; lane < count; lane++) to[lane] = indices[lane];
+#endif
+        if (FC_LANES == HALF) break;
+    }
+}
+
+FC_INLINE int FC_(fc_down_labels_of)(const int careful, const int constant, ptrdiff_t many, const FC_REAL *from,
+                                     const FC_INT *labels, ptrdiff_t pitch, FC_INT row, FC_INT base, FC_INT step,
+                                     FC_REAL *to, int64_t *indices, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step,
+                                     ptrdiff_t to_step, FC_INT base_step) {
+    const ptrdiff_t taps = constant ? constant : many;
+    const FC_(fc_integers) lane = {FC_PASTE(FC_LIST_, FC_LANES)(FC_LANE, 0)};
+    const FC_(fc_vector) lowest = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
+    FC_(fc_mask) empty = FC_(fc_is_nan)((FC_(fc_vector)){0});
+    for (ptrdiff_t j = 0; j < rows; j++, from += from_step, labels += from_step, to += to_step, indices += to_step) {
+        for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
+            FC_(fc_vector) best = FC_(fc_load)(from + i);
+            FC_(fc_integers) label = FC_(fc_load_integers)(labels + i), further = {0};
+#pragma GCC unroll 3
+            for (ptrdiff_t r = 1; r < taps; r++) {
+                const FC_(fc_vector) x = FC_(fc_load)(from + r * pitch + i);
+                const FC_(fc_mask) better = FC_(fc_better)(careful, x, best);
+                further += row;
+                best = FC_(fc_choose)(better, x, best);
+                label =
+                    FC_(fc_choose_integers)(better, FC_(fc_load_integers)(labels + r * pitch + i) + further, label);
+            }
+            empty |= FC_(fc_equal)(best, lowest) & FC_(fc_first)(n - i);
+            FC_(fc_store_some)(to + i, best, n - i);
+            FC_(fc_store_indices)(indices + i, label + (lane * step + (base + (FC_INT)i * step)), n - i);
+        }
+        base += base_step;
+    }
+    return FC_(fc_any)(empty);
+}
+
+/*
+ * `rows` times: merge `taps` rows of maxima and labels, `pitch` apart, those of the next row of the input `row`
+ * further. The index of a maximum is base + i * step + its label. Returns whether any is -inf: its window may hold
+ * nothing, and the label be one of padding. Exactly n maxima and indices are written in each row.
+ */
+static inline int FC_(fc_down_labels)(int careful, ptrdiff_t taps, const FC_REAL *from, const FC_INT *labels,
+                                      ptrdiff_t pitch, FC_INT row, FC_INT base, FC_INT step, FC_REAL *to,
+                                      int64_t *indices, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step,
+                                      ptrdiff_t to_step, FC_INT base_step) {
+#define FC_CASE(C, T)                                                                                             \
+    FC_(fc_down_labels_of)(C, T, taps, from, labels, pitch, row, base, step, to, indices, n, rows, from_step, to_step, \
+                           base_step)
+    if (careful) return FC_CASE(1, 0);
+    if (taps == 2) return FC_CASE(0, 2);
+    if (taps == 3) return FC_CASE(0, 3);
+    return FC_CASE(0, 0);
+#undef FC_CASE
+}
+
+/* -- Whole planes ----------------------------------------------------------------------------------------- */
+
+/* to[j] = the maximum of n neighbours at from + j * n, or their sum / divisor, for j < planes <= LANES. */
+FC_INLINE void FC_(fc_planes_of)(const int maximum, const FC_REAL *from, ptrdiff_t n, ptrdiff_t planes, FC_REAL *to,
+                                 FC_REAL divisor) {
+    FC_(fc_vector) rows[FC_LANES];
+    const FC_(fc_vector) none = (FC_(fc_vector)){0} - (maximum ? (FC_REAL)__builtin_inff() : 0);
+#pragma GCC unroll 1
+    for (int j = 0; j < FC_LANES; j++) {
+        FC_(fc_vector) best = none;
+        if (j < planes) {
+            ptrdiff_t i = 0;
+            for (; i + FC_LANES <= n; i += FC_LANES) {
+                __builtin_prefetch(from + i + 2 * FC_(fc_ahead));
+                best = FC_(fc_merge)(maximum, best, FC_(fc_load)(from + i));
+            }
+            if (i < n) {
+                FC_(fc_vector) rest = FC_(fc_load_some)(from + i, n - i);
+                if (maximum) rest = FC_(fc_choose)(FC_(fc_first)(n - i), rest, none);
+                best = FC_(fc_merge)(maximum, best, rest);
+            }
+            from += n;
+        }
+        rows[j] = best;
+    }
+    FC_(fc_transpose)(rows);
+    FC_(fc_vector) best = rows[0];
+#pragma GCC unroll 16
+    for (int j = 1; j < FC_LANES; j++) best = FC_(fc_merge)(maximum, best, rows[j]);
+    FC_(fc_store_some)(to, maximum ? best : best / divisor, planes);
+}
+
+static inline void FC_(fc_planes)(int maximum, const FC_REAL *from, ptrdiff_t n, ptrdiff_t planes, FC_REAL *to,
+                                  double divisor) {
+    for (ptrdiff_t j = 0; j < planes; j += FC_LANES) {
+        const ptrdiff_t some = planes - j < FC_LANES ? planes - j : FC_LANES;
+        if (maximum) FC_(fc_planes_of)(1, from + j * n, n, some, to + j, 0);
+        else FC_(fc_planes_of)(0, from + j * n, n, some, to + j, (FC_REAL)divisor);
+    }
+}
