@@ -33,13 +33,13 @@ from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
 #: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, with labels and backward in L2.
-BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES = 512, 16 << 10, 32 << 10, 24 << 10
+BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 16 << 10, 32 << 10, 24 << 10, 8 << 10
 #: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
 MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
 #: Elements of a plane that one window covers, in one sum of the problem's dtype.
 MOST_WHOLE = 4096
-#: Gradients of a maximum are scattered where more windows than this cover an element, or the rows take more bytes.
-MOST_COVERING, MOST_GRAD_BYTES = 9, 1 << 20
+#: Shares of gradients are added one by one where their rows would take more bytes.
+MOST_GRAD_BYTES = 1 << 20
 BY_WINDOW, BY_ROWS, WHOLE = range(3)
 
 
@@ -132,19 +132,19 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     label_block = even(rows, (LABEL_BYTES // labelled_bytes - beyond - 1) // steps[0] + 1) if way else row_block
     label_rows = (label_block - 1) * steps[0] + beyond + 1
 
-    # Backward: rows of gradients that a block of rows collects from, and as many of labels or sums.
+    # Backward: a maximum clears and scatters some rows of windows at a time; an average collects from rows of shares,
+    # and as many of sums.
     cover_left = _whole((kernel_w - 1) // steps[1], lanes) if way else 0
     cover_pitch = cover_left + _whole(max(columns, (low_w + in_columns) // steps[1] + 2) + lanes, lanes)
     cover_bytes = 2 * cover_pitch * item_bytes
     fitting = (GRAD_BYTES // cover_bytes - 2) * steps[0] - kernel_h + 2
     grad_block = even(in_rows, max(steps[0], fitting - fitting % steps[0]))
     cover_rows = (grad_block + kernel_h - 2) // steps[0] + 2
-    collects = way != BY_WINDOW and cover_rows * cover_bytes <= MOST_GRAD_BYTES and kernel_h <= MOST_TAPS
+    collects = not maximum and way == BY_ROWS and cover_rows * cover_bytes <= MOST_GRAD_BYTES
     if maximum:
-        covering = -(-kernel_h // steps[0]) * -(-kernel_w // steps[1])
-        collects &= max(problem.dilation) == 1 and kernel_w <= in_columns and covering <= MOST_COVERING
+        grad_block = even(rows, CLEAR_BYTES // (in_columns * steps[0] * item_bytes))
 
-    found = max(cover_rows * columns if collects else 0, label_block * column_block) if maximum else 0
+    found = label_block * column_block if maximum else 0
     sizes = {
         "pooled_offset": max(row_block, label_rows if maximum else 0) * padded_bytes,
         "labels_offset": label_rows * pooled_pitch * item_bytes if maximum and way else 0,
@@ -221,7 +221,7 @@ def _run(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    """Run one kernel on (input, output, indices, values), or on their gradients."""
+    """Run one kernel on (input, output, indices, values, outside), or on their gradients."""
     threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.scratch_bytes))
     slots = scratch.take((threads * schedule.scratch_bytes,), np.uint8)
     pool.run(kernel, _kernels().pooling_call(*arrays, slots) + schedule.task, items, threads)
@@ -238,7 +238,7 @@ def forward(
     kernels = _kernels()
     schedule = _schedule(problem, kernels.VECTOR_BYTES)
     items = schedule.forward_items if indices is None else schedule.label_items
-    _run(kernels.FORWARD[problem.dtype], items, schedule, (input, output, indices, None), scratch, threads)
+    _run(kernels.FORWARD[problem.dtype], items, schedule, (input, output, indices, None, None), scratch, threads)
 
 
 def backward_input(
@@ -251,7 +251,8 @@ def backward_input(
     threads: int,
 ) -> None:
     schedule = _schedule(problem, _kernels().VECTOR_BYTES)
-    arrays = grad_input, grad_output, indices, input
+    outside = np.zeros(1, np.int64)
+    arrays = grad_input, grad_output, indices, input, outside
     _run(_gradients().BACKWARD[problem.dtype], schedule.backward_items, schedule, arrays, scratch, threads)
 
 

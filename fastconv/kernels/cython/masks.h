@@ -30,17 +30,6 @@ typedef __mmask8 FC_(fc_mask);
 FC_INLINE FC_(fc_mask) FC_(fc_above)(FC_(fc_vector) x, FC_(fc_vector) y) { return FC_COMPARE(x, y, _CMP_GT_OQ); }
 FC_INLINE FC_(fc_mask) FC_(fc_equal)(FC_(fc_vector) x, FC_(fc_vector) y) { return FC_COMPARE(x, y, _CMP_EQ_OQ); }
 FC_INLINE FC_(fc_mask) FC_(fc_is_nan)(FC_(fc_vector) x) { return FC_COMPARE(x, x, _CMP_UNORD_Q); }
-FC_INLINE FC_(fc_mask) FC_(fc_same)(FC_(fc_integers) x, FC_(fc_integers) y) {
-    return FC_PASTE(FC_I512(_mm512_cmpeq), _mask)((__m512i)x, (__m512i)y);
-}
-/* Of integers without a sign. */
-FC_INLINE FC_(fc_mask) FC_(fc_below)(FC_(fc_integers) x, FC_(fc_integers) y) {
-#if FC_LANES == 16
-    return _mm512_cmplt_epu32_mask((__m512i)x, (__m512i)y);
-#else
-    return _mm512_cmplt_epu64_mask((__m512i)x, (__m512i)y);
-#endif
-}
 FC_INLINE FC_(fc_vector) FC_(fc_choose)(FC_(fc_mask) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
     return (FC_(fc_vector))FC_M512(_mm512_mask_blend)(mask, (FC_VECTOR512)y, (FC_VECTOR512)x);
 }
@@ -66,10 +55,6 @@ typedef FC_(fc_integers) FC_(fc_mask);
 FC_INLINE FC_(fc_mask) FC_(fc_above)(FC_(fc_vector) x, FC_(fc_vector) y) { return x > y; }
 FC_INLINE FC_(fc_mask) FC_(fc_equal)(FC_(fc_vector) x, FC_(fc_vector) y) { return x == y; }
 FC_INLINE FC_(fc_mask) FC_(fc_is_nan)(FC_(fc_vector) x) { return x != x; }
-FC_INLINE FC_(fc_mask) FC_(fc_same)(FC_(fc_integers) x, FC_(fc_integers) y) { return x == y; }
-FC_INLINE FC_(fc_mask) FC_(fc_below)(FC_(fc_integers) x, FC_(fc_integers) y) { /* without a sign */
-    return ((x < y) ^ (x < 0)) ^ (y < 0);
-}
 FC_INLINE FC_(fc_integers) FC_(fc_choose_integers)(FC_(fc_mask) mask, FC_(fc_integers) x, FC_(fc_integers) y) {
     return (mask & x) | (~mask & y);
 }

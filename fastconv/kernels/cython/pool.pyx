@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pool_block
-from fastconv.kernels.cython.pool_windows cimport BY_ROWS, WHOLE, Block, Call, Pooling, PoolingRun
+from fastconv.kernels.cython.pool_windows cimport BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun
 from fastconv.kernels.cython.pooling cimport pool_planes
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, at_most, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, real)
@@ -31,7 +31,7 @@ cdef void forward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last) 
         return
     slot = fc_take_slot(&run.slots)
     scratch = <char *>run.call.scratch + slot * t.scratch_bytes
-    if t.way != 0:
+    if t.way != BY_WINDOW:
         clear_rows(t, <real *>scratch, run.call.indices != 0)
     for item in range(first, last):
         plane = item // blocks
@@ -78,12 +78,13 @@ cdef size_t address(object array) except? 0:
     return begin
 
 
-def pooling_call(input, output, indices, values, scratch):
+def pooling_call(input, output, indices, values, outside, scratch):
     """What belongs to one call: the head of its task, before that of `pooling_task`."""
     cdef Call call
     call.input = address(input)
     call.output = address(output)
     call.indices = address(indices)
     call.values = address(values)
+    call.outside = address(outside)
     call.scratch = address(scratch)
     return (<char *>&call)[:sizeof(call)]

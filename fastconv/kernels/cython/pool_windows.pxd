@@ -17,6 +17,7 @@ cdef struct Call:  # addresses, 0 where there is none; backward: of grad_input a
     size_t input, output
     size_t indices
     size_t values  # backward: the input, where there are no indices
+    size_t outside  # backward: int64, set to 1 where an index lies outside its plane
     size_t scratch
 
 cdef struct Pooling:
@@ -32,8 +33,8 @@ cdef struct Pooling:
     size_t places, counts
     # Forward: outputs of a block, without and with labels; elements of a phase and of a row of maxima.
     ptrdiff_t row_block, label_block, column_block, pitch, pooled_pitch
-    # Backward: rows of grad_input in a block, whether they collect, and from how many rows of gradients; elements of
-    # one of these with its padding, and of the padding before it.
+    # Backward: rows of grad_input in a block (of a maximum: of grad_output), whether they collect, and from how many
+    # rows of shares at most; elements of one of these with its padding, and of the padding before it.
     ptrdiff_t grad_block, collects, cover_rows, cover_pitch, cover_left
     # scratch_bytes for each slot; bytes from its beginning to the pooled rows, their labels, and what backward keeps.
     ptrdiff_t scratch_bytes, pooled_offset, labels_offset, found_offset, maxima_offset, cover_offset

@@ -9,10 +9,6 @@
  * so that of equal maxima the first of the first row wins. `taps` is a constant, or 0: `many`.
  */
 
-/* Bytes ahead of the loads that are fetched into the caches: planes follow each other, so this is right across their
-   ends. The hardware does not fetch beyond a page of 4 KiB. */
-enum { FC_(fc_ahead) = 2048 / (int)sizeof(FC_REAL) };
-
 FC_INLINE FC_(fc_vector) FC_(fc_merge)(const int maximum, FC_(fc_vector) x, FC_(fc_vector) y) {
     return maximum ? FC_(fc_larger)(x, y) : x + y;
 }
@@ -45,7 +41,7 @@ FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, p
                                         ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch,
                                         ptrdiff_t at) {
     const ptrdiff_t taps = constant ? constant : many;
-    const FC_REAL *ahead = from + (taps - 1) * row + FC_(fc_ahead);
+    const FC_REAL *ahead = from + (taps - 1) * row + FC_AHEAD / (ptrdiff_t)sizeof(FC_REAL);
     const int look = maximum && constant == 1;
     FC_(fc_mask) nan = FC_(fc_is_nan)((FC_(fc_vector)){0});
     ptrdiff_t i = 0;
@@ -221,26 +217,28 @@ static inline void FC_(fc_across_labels)(int careful, ptrdiff_t taps, const FC_R
 #undef FC_CASE
 }
 
-/* Store the first `count` of a vector of indices. */
+/* Store the first `count` of a vector of indices. gcc 12 widens a vector by parts, over memory; hence the intrinsics. */
 FC_INLINE void FC_(fc_store_indices)(int64_t *to, FC_(fc_integers) x, ptrdiff_t count) {
-    typedef int64_t wide __attribute__((vector_size(FC_BYTES), aligned(8), may_alias));
-    enum { HALF = FC_BYTES / 8 }; /* indices of a vector */
-    const FC_INT *part = (const FC_INT *)&x;
-    for (; count > 0; part += HALF, to += HALF, count -= HALF) {
-#if FC_BYTES == 4 * FC_LANES
-        typedef FC_INT half __attribute__((vector_size(FC_BYTES / 2), may_alias));
-        const wide indices = __builtin_convertvector(*(const half *)part, wide);
-#else
-        const wide indices = *(const wide *)part;
-#endif
-        if (count >= HALF) *(wide *)to = indices;
-#if FC_BYTES == 64
-        else _mm512_mask_storeu_epi64(to, (__mmask8)((1u << count) - 1), (__m512i)indices);
-#else
-        else for (int lane = 0; lane < count; lane++) to[lane] = indices[lane];
-#endif
-        if (FC_LANES == HALF) break;
+#if FC_BYTES == 64 && FC_LANES == 16
+    const __m512i first = _mm512_cvtepi32_epi64(_mm512_castsi512_si256((__m512i)x));
+    const __m512i second = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((__m512i)x, 1));
+    if (count >= 16) {
+        _mm512_storeu_si512(to, first);
+        _mm512_storeu_si512(to + 8, second);
+    } else {
+        const unsigned lanes = (1u << count) - 1;
+        _mm512_mask_storeu_epi64(to, (__mmask8)lanes, first);
+        _mm512_mask_storeu_epi64(to + 8, (__mmask8)(lanes >> 8), second);
     }
+#elif FC_BYTES == 8 * FC_LANES
+    FC_(fc_store_some)((FC_REAL *)to, (FC_(fc_vector))x, count);
+#else
+    typedef int64_t wide __attribute__((vector_size(2 * FC_BYTES)));
+    typedef int64_t wide_memory __attribute__((vector_size(2 * FC_BYTES), aligned(8)));
+    const wide indices = __builtin_convertvector(x, wide);
+    if (count >= FC_LANES) *(wide_memory *)to = indices;
+    else for (ptrdiff_t lane = 0; lane < count; lane++) to[lane] = indices[lane];
+#endif
 }
 
 FC_INLINE int FC_(fc_down_labels_of)(const int careful, const int constant, ptrdiff_t many, const FC_REAL *from,
@@ -252,6 +250,8 @@ FC_INLINE int FC_(fc_down_labels_of)(const int careful, const int constant, ptrd
     const FC_(fc_vector) lowest = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
     FC_(fc_mask) empty = FC_(fc_is_nan)((FC_(fc_vector)){0});
     for (ptrdiff_t j = 0; j < rows; j++, from += from_step, labels += from_step, to += to_step, indices += to_step) {
+        FC_(fc_integers) begin = lane * step + base;
+        base += base_step;
         for (ptrdiff_t i = 0; i < n; i += FC_LANES) {
             FC_(fc_vector) best = FC_(fc_load)(from + i);
             FC_(fc_integers) label = FC_(fc_load_integers)(labels + i), further = {0};
@@ -266,9 +266,9 @@ FC_INLINE int FC_(fc_down_labels_of)(const int careful, const int constant, ptrd
             }
             empty |= FC_(fc_equal)(best, lowest) & FC_(fc_first)(n - i);
             FC_(fc_store_some)(to + i, best, n - i);
-            FC_(fc_store_indices)(indices + i, label + (lane * step + (base + (FC_INT)i * step)), n - i);
+            FC_(fc_store_indices)(indices + i, label + begin, n - i);
+            begin += FC_LANES * step;
         }
-        base += base_step;
     }
     return FC_(fc_any)(empty);
 }
@@ -305,7 +305,7 @@ FC_INLINE void FC_(fc_planes_of)(const int maximum, const FC_REAL *from, ptrdiff
         if (j < planes) {
             ptrdiff_t i = 0;
             for (; i + FC_LANES <= n; i += FC_LANES) {
-                __builtin_prefetch(from + i + 2 * FC_(fc_ahead));
+                __builtin_prefetch((const char *)(from + i) + 2 * FC_AHEAD);
                 best = FC_(fc_merge)(maximum, best, FC_(fc_load)(from + i));
             }
             if (i < n) {

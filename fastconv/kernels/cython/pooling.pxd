@@ -32,24 +32,16 @@ cdef extern from "simd.h" nogil:
     void fc_planes_f32(int maximum, const float *source, ptrdiff_t n, ptrdiff_t planes, float *to, double divisor)
     void fc_planes_f64(int maximum, const double *source, ptrdiff_t n, ptrdiff_t planes, double *to, double divisor)
 
-    int fc_labels_f32(ptrdiff_t kernel, ptrdiff_t columns, const int64_t *indices, ptrdiff_t n, int32_t base,
-                      int32_t step, int32_t width, int32_t left, int32_t *to, ptrdiff_t rows,
-                      ptrdiff_t to_step, int32_t base_step)
-    int fc_labels_f64(ptrdiff_t kernel, ptrdiff_t columns, const int64_t *indices, ptrdiff_t n, int64_t base,
-                      int64_t step, int64_t width, int64_t left, int64_t *to, ptrdiff_t rows,
-                      ptrdiff_t to_step, int64_t base_step)
+    int fc_scatter_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t end, float *plane)
+    int fc_scatter_f64(const double *source, const int64_t *indices, ptrdiff_t n, size_t end, double *plane)
     void fc_shares_f32(const float *source, const float *counts, float taller, ptrdiff_t n, float *to,
                        ptrdiff_t rows, ptrdiff_t to_step)
     void fc_shares_f64(const double *source, const double *counts, double taller, ptrdiff_t n, double *to,
                        ptrdiff_t rows, ptrdiff_t to_step)
-    cdef struct fc_cover:
-        const void *grads
-        const void *labels
-        ptrdiff_t label
-    void fc_collect_f32(int maximum, ptrdiff_t kernel, ptrdiff_t step, fc_cover *covers, ptrdiff_t count, ptrdiff_t low,
-                        float *to, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
-    void fc_collect_f64(int maximum, ptrdiff_t kernel, ptrdiff_t step, fc_cover *covers, ptrdiff_t count, ptrdiff_t low,
-                        double *to, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
+    void fc_collect_f32(ptrdiff_t kernel, ptrdiff_t step, const float *source, ptrdiff_t low, float *to, ptrdiff_t n,
+                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
+    void fc_collect_f64(ptrdiff_t kernel, ptrdiff_t step, const double *source, ptrdiff_t low, double *to, ptrdiff_t n,
+                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
     void fc_fill_planes_f32(const float *source, ptrdiff_t n, ptrdiff_t planes, float *to, double divisor)
     void fc_fill_planes_f64(const double *source, ptrdiff_t n, ptrdiff_t planes, double *to, double divisor)
 
@@ -103,15 +95,12 @@ cdef inline void pool_planes(int maximum, const real *source, ptrdiff_t n, ptrdi
         fc_planes_f64(maximum, source, n, planes, to, divisor)
 
 
-cdef inline int labels_of(const real *unit, ptrdiff_t kernel, ptrdiff_t columns, const int64_t *indices, ptrdiff_t n,
-                          ptrdiff_t base, ptrdiff_t step, ptrdiff_t width, ptrdiff_t left, void *to, ptrdiff_t rows,
-                          ptrdiff_t to_step, ptrdiff_t base_step) noexcept nogil:
+cdef inline int scatter(const real *source, const int64_t *indices, ptrdiff_t n, size_t end,
+                        real *plane) noexcept nogil:
     if real is float:
-        return fc_labels_f32(kernel, columns, indices, n, <int32_t>base, <int32_t>step, <int32_t>width, <int32_t>left,
-                             <int32_t *>to, rows, to_step, <int32_t>base_step)
+        return fc_scatter_f32(source, indices, n, end, plane)
     else:
-        return fc_labels_f64(kernel, columns, indices, n, base, step, width, left, <int64_t *>to, rows, to_step,
-                             base_step)
+        return fc_scatter_f64(source, indices, n, end, plane)
 
 
 cdef inline void shares(const real *source, const real *counts, ptrdiff_t taller, ptrdiff_t n, real *to,
@@ -122,13 +111,12 @@ cdef inline void shares(const real *source, const real *counts, ptrdiff_t taller
         fc_shares_f64(source, counts, <double>taller, n, to, rows, to_step)
 
 
-cdef inline void collect(int maximum, ptrdiff_t kernel, ptrdiff_t step, fc_cover *covers, ptrdiff_t count,
-                         ptrdiff_t low, real *to, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step,
-                         ptrdiff_t to_step) noexcept nogil:
+cdef inline void collect(ptrdiff_t kernel, ptrdiff_t step, const real *source, ptrdiff_t low, real *to, ptrdiff_t n,
+                         ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) noexcept nogil:
     if real is float:
-        fc_collect_f32(maximum, kernel, step, covers, count, low, to, n, rows, from_step, to_step)
+        fc_collect_f32(kernel, step, source, low, to, n, rows, from_step, to_step)
     else:
-        fc_collect_f64(maximum, kernel, step, covers, count, low, to, n, rows, from_step, to_step)
+        fc_collect_f64(kernel, step, source, low, to, n, rows, from_step, to_step)
 
 
 cdef inline void fill_planes(const real *source, ptrdiff_t n, ptrdiff_t planes, real *to,

@@ -66,12 +66,9 @@ FC_INLINE void fc_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 #define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
 #endif
 
-/* A row of gradients in L1, its labels (integers as wide as an element), and the label of the element below the first
-   column of the row that collects from it: see pooling_backward.h. */
-struct fc_cover {
-    const void *grads, *labels;
-    ptrdiff_t label;
-};
+/* Bytes ahead of a load that are fetched into the caches, where there is little to compute: planes follow each other,
+   so this is right across their ends. The hardware does not fetch beyond a page of 4 KiB. */
+#define FC_AHEAD 2048
 
 #define FC_REAL float
 #define FC_INT int32_t
