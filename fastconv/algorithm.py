@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv.errors import InvalidProblem
 from fastconv.problem import ConvProblem, PoolProblem, Problem
 
 
@@ -91,6 +92,9 @@ class Algorithm:
         conv: (problem, grad_output, weight, grad_input, epilogue, scratch, threads).
         pool: (problem, grad_output, input or None, indices or None, grad_input, scratch, threads); a maximum gets
         the indices or the input, an average neither.
+    checks_indices : bool
+        Whether its backward_input of a two-dimensional maximum raises `InvalidProblem` for an index outside its plane,
+        and nobody need look at all of them first.
     backward_weight
         conv: (problem, grad_output, input, grad_weight, grad_bias or None, scratch, threads); None for pools.
     """
@@ -105,6 +109,7 @@ class Algorithm:
     forward: Callable[..., None]
     backward_input: Callable[..., None]
     backward_weight: Callable[..., None] | None = None
+    checks_indices: bool = False
 
     def direction(self, direction: Direction) -> Callable[..., None]:
         """The function that computes `direction`."""
@@ -125,6 +130,13 @@ def elements(array: np.ndarray) -> Any:
     3 times as fast as indexing the array, and IEEE arithmetic without NumPy's warnings.
     """
     return memoryview(array)  # type: ignore[arg-type]
+
+
+def check_indices_inside(indices: np.ndarray, size: tuple[int, ...]) -> None:
+    """Raise `InvalidProblem` where a flat index is outside a plane of `size`."""
+    plane = math.prod(size)
+    if indices.size and not (indices.min() >= 0 and indices.max() < plane):
+        raise InvalidProblem(f"indices must be in [0, {plane}), got {indices.min()} to {indices.max()}")
 
 
 def always_ready(problem: Problem, direction: Direction) -> bool:

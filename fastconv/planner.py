@@ -69,6 +69,11 @@ class Plan:
         with workspace.scratch(self.workspace_bytes) as granted:
             self._compute(self.problem, *arguments, granted, self.threads)
 
+    @cached_property
+    def checks_indices(self) -> bool:
+        """Whether the algorithm finds indices of a maximum that lie outside; else its caller looks first."""
+        return self._implementation.checks_indices and self.problem.axes == 2
+
     def run(self, *arrays: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         """Compute the result of this convolution plan.
 

@@ -42,7 +42,7 @@ SMALL = {
     conv: {"RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
-    pool: {"BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600},
+    pool: {"BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600},
     numba_pool: {"ITEM_ELEMENTS": 300},
 }
 SMALLEST = {
@@ -53,7 +53,7 @@ SMALLEST = {
     conv: {"RUN_MACS": 1},
     tiles: {"LEAD": 36, "POSITIONS": 5, "PLANES_BYTES": 1, "LEAST_CHANNELS": 1, "ITEM_FLOPS": 1},
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
-    pool: {"BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1},
+    pool: {"BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1, "LABEL_BYTES": 1, "GRAD_BYTES": 1, "CLEAR_BYTES": 1},
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip
 CACHED = (
@@ -261,11 +261,16 @@ def im2col_counts(problem: ConvProblem) -> Counts:
 
 
 def pool_counts(problem: PoolProblem) -> Counts:
-    fields, _ = pool._schedule(problem, pool._kernels().VECTOR_BYTES)
-    what = f"{problem.kind} {'by window' if fields['by_window'] else 'by rows'}"
-    for axis in ("row", "column"):
-        yield f"{what}: {axis} blocks", -(-fields[f"{axis}s"] // fields[f"{axis}_block"])
+    fields = pool._schedule(problem, pool._kernels("pool").VECTOR_BYTES).fields
+    what = f"{problem.kind} {'by window' if fields['way'] == pool.BY_WINDOW else 'by rows'}"
+    yield f"{what}: row blocks", -(-fields["rows"] // fields["row_block"])
+    yield f"{what}: column blocks", -(-fields["columns"] // fields["column_block"])
     yield f"{what}: columns of a block", fields["column_block"]
+    if problem.kind == "max":
+        yield f"{what}: row blocks with labels", -(-fields["rows"] // fields["label_block"])
+        yield f"{what}: row blocks of the gradient", -(-fields["rows"] // fields["grad_block"])
+    elif fields["collects"]:
+        yield f"{what}: row blocks of the gradient", -(-fields["input_rows"] // fields["grad_block"])
 
 
 def band_counts(problem: PoolProblem) -> Counts:

@@ -9,6 +9,7 @@ import pytest
 
 from fastconv.algorithm import Direction, Epilogue
 from fastconv.conv import cython_tiled as conv
+from fastconv.errors import InvalidProblem
 from fastconv.kernels.cython import built, load
 from fastconv.machine import machine
 from fastconv.pool import cython_tiled as pool
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(conv.unavailable() is not None, reason="the exte
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
     monkeypatch.setattr(conv, "_kernels", lambda name: load(name, (request.param,)))
-    monkeypatch.setattr(pool, "_kernels", lambda: load("pool", (request.param,)))
+    monkeypatch.setattr(pool, "_kernels", lambda name: load(name, (request.param,)))
     return request.param
 
 
@@ -154,9 +155,11 @@ def test_weights_that_are_not_finite_meet_no_zeros_beyond_grad_output(level, cha
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("columns", [3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 2100])
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_pooled_rows_of_every_length(level, kind, dtype, columns, step):
-    """Rows around vectors of 2 to 16 lanes and blocks of 1,024 outputs; values with many ties."""
-    problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, 3), (2, step), ((1, 1), (1, 1)), ceil_mode=True)
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
+    """Rows around vectors of 2 to 16 lanes and blocks of 512 outputs; values with many ties."""
+    pads = ((1, 1), (kernel // 2, 1))
+    problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, kernel), (2, step), pads, ceil_mode=True)
     x = pool_input(problem)
     dy = integers("upstream", problem.output_shape, dtype, 8)
     algorithm, output = pool.ALGORITHMS[0], np.full(problem.output_shape, np.nan, dtype)
@@ -172,8 +175,49 @@ def test_pooled_rows_of_every_length(level, kind, dtype, columns, step):
         assert_same_numbers(without, expected.values.astype(dtype), "without indices")
         algorithm.backward_input(problem, dy, x, None, grad, poisoned(best), 2)
         assert_same_numbers(grad, oracle.max_backward(problem, dy, expected.indices).astype(dtype))
+        grad[...] = np.nan
+        algorithm.backward_input(problem, dy, None, where, grad, poisoned(best), 2)
+        assert_same_numbers(grad, oracle.max_backward(problem, dy, where).astype(dtype), "from indices")
     else:
         algorithm.forward(problem, x, output, None, poisoned(best), 2)
         assert_close(output, oracle.avg_forward(problem, x), 1e-6, dtype=problem.dtype)
         algorithm.backward_input(problem, dy, None, None, grad, poisoned(best), 2)
         assert_close(grad, oracle.avg_backward(problem, dy), 1e-6, dtype=problem.dtype)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_indices_of_any_window(level, dtype, channels_last):
+    """Gradients go where the indices say, be it a window's own element or not; outside the plane they go nowhere."""
+    problem = PoolProblem("max", dtype, 2, 5, (40, 33), (2, 2), (2, 2), channels_last=channels_last)
+    dy = integers("upstream", problem.output_shape, dtype, 8)
+    indices = np.random.default_rng(1).integers(0, 40 * 33, problem.output_shape)
+    found = run(pool, Direction.BACKWARD_INPUT, problem, dy, None, indices, shape=problem.input_shape)
+    assert_same_numbers(found, oracle.max_backward(problem, dy, indices).astype(dtype))
+    for place, strange in ((0, -1), (17, 40 * 33), (-1, 2**40), (-1, -(2**63))):
+        wrong = indices.copy()
+        wrong.reshape(-1)[place] = strange
+        with pytest.raises(InvalidProblem, match="indices must be in"):
+            run(pool, Direction.BACKWARD_INPUT, problem, dy, None, wrong, shape=problem.input_shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("planes", [1, 2, 7, 8, 9, 16, 17, 40])
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 5), (4, 4), (7, 7), (64, 64), (65, 64)])
+def test_whole_planes(level, dtype, planes, size):
+    """One window covers everything: maxima with NaN and -inf among them, and averages."""
+    rng = np.random.default_rng(planes)
+    for kind in ("max", "avg"):
+        problem = PoolProblem(kind, dtype, 1, planes, size, size, (1, 1))
+        x = rng.standard_normal(problem.input_shape).astype(dtype)
+        dy = rng.standard_normal(problem.output_shape).astype(dtype)
+        if kind == "max":
+            x[0, 0] = -np.inf
+            x[0, -1, 0, -1] = np.nan
+            found = run(pool, Direction.FORWARD, problem, x, shape=problem.output_shape, epilogue=(None,))
+            assert_same_numbers(found, oracle.max_forward(problem, x).values.astype(dtype))
+        else:
+            found = run(pool, Direction.FORWARD, problem, x, shape=problem.output_shape, epilogue=(None,))
+            assert_close(found, oracle.avg_forward(problem, x), 1e-5, dtype=dtype)
+            found = run(pool, Direction.BACKWARD_INPUT, problem, dy, None, None, shape=problem.input_shape)
+            assert_close(found, oracle.avg_backward(problem, dy), 1e-6, dtype=dtype)

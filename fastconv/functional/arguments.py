@@ -72,6 +72,11 @@ def check_ints(name: str, value: object, axes: int) -> Ints:
     return (check_int(name, value),) * axes
 
 
+def only_ints(*values: object) -> bool:
+    """Whether they are ints and tuples of these, and nothing that equals one: may be remembered."""
+    return all(type(value) is int or (type(value) is tuple and only_ints(*value)) for value in values)
+
+
 def check_bool(name: str, value: object) -> bool:
     """True or False, nothing else."""
     if not isinstance(value, (bool, np.bool_)):

@@ -110,11 +110,6 @@ class ConvCall:
         return shown if self.mode == "zeros" else unpad_gradients(shown, self.pads, self.mode, self.first_axis)
 
 
-def _plain(value: object) -> bool:
-    """Whether it is an int, or a tuple of ints, and of nothing that equals one."""
-    return type(value) is int or (type(value) is tuple and set(map(type, value)) == {int})
-
-
 _known_call = lru_cache(maxsize=4096)(ConvCall)
 
 
@@ -131,7 +126,7 @@ def conv_call(
     data_format: str | None,
 ) -> ConvCall:
     """The `ConvCall` of these arguments, remembered where they are plain ints: 1.0 and True would pass for 1."""
-    ints = _plain(stride) and _plain(padding) and _plain(dilation) and type(groups) is int
+    ints = arguments.only_ints(stride, padding, dilation, groups)
     texts = type(padding_mode) is str and (data_format is None or type(data_format) is str)
     make = _known_call if ints and texts else ConvCall
     return make(axes, dtype, input_shape, weight_shape, stride, padding, dilation, groups, padding_mode, data_format)

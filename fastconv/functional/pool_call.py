@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.algorithm import Direction
+from fastconv.algorithm import Direction, check_indices_inside
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import finish
 from fastconv.planner import plan
 from fastconv.problem import Ints, PoolProblem
-
-_problem = lru_cache(maxsize=4096)(PoolProblem)
 
 
 class Images:
@@ -57,6 +54,40 @@ def input_shape(input: ArrayLike | Ints, gradients: Images) -> Ints:
     return shape if gradients.batched else (1, *shape)
 
 
+def _resolved(
+    kind: str,
+    dtype: str,
+    shape: Ints,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: Padding,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    channels_last: bool,
+) -> PoolProblem:
+    """See `pool_problem`."""
+    batch, channels, size = arguments.split_image(shape, channels_last)
+    axes = len(size)
+    kernel = arguments.check_ints("kernel_size", kernel_size, axes)
+    strides = kernel if stride is None else arguments.check_ints("stride", stride, axes)
+    dilations = arguments.check_ints("dilation", dilation, axes)
+    pads = arguments.check_padding(padding, size, kernel, strides, dilations)
+    divisor = None if divisor_override is None else arguments.check_int("divisor_override", divisor_override)
+    if axes == 1:
+        size, kernel, strides, dilations = (1, *size), (1, *kernel), (1, *strides), (1, *dilations)
+        pads = ((0, 0), *pads)
+    return PoolProblem(
+        kind, dtype, batch, channels, size, kernel, strides, pads, dilations,
+        arguments.check_bool("ceil_mode", ceil_mode), arguments.check_bool("count_include_pad", count_include_pad),
+        divisor, channels_last,
+    )  # fmt: skip
+
+
+_known = lru_cache(maxsize=4096)(_resolved)
+
+
 def pool_problem(
     kind: str,
     dtype: str,
@@ -70,21 +101,17 @@ def pool_problem(
     divisor_override: int | None,
     channels_last: bool,
 ) -> PoolProblem:
-    """The problem that a batched shape and a caller's short forms describe; one axis becomes two, of height 1."""
-    batch, channels, size = arguments.split_image(shape, channels_last)
-    axes = len(size)
-    kernel = arguments.check_ints("kernel_size", kernel_size, axes)
-    strides = kernel if stride is None else arguments.check_ints("stride", stride, axes)
-    dilations = arguments.check_ints("dilation", dilation, axes)
-    pads = arguments.check_padding(padding, size, kernel, strides, dilations)
-    divisor = None if divisor_override is None else arguments.check_int("divisor_override", divisor_override)
-    if axes == 1:
-        size, kernel, strides, dilations = (1, *size), (1, *kernel), (1, *strides), (1, *dilations)
-        pads = ((0, 0), *pads)
-    return _problem(
-        kind, dtype, batch, channels, size, kernel, strides, pads, dilations,
-        arguments.check_bool("ceil_mode", ceil_mode), arguments.check_bool("count_include_pad", count_include_pad),
-        divisor, channels_last,
+    """The problem that a batched shape and a caller's short forms describe; one axis becomes two, of height 1.
+
+    Remembered where they are plain ints: 1.0 and True would pass for 1.
+    """
+    ints = (
+        arguments.only_ints(kernel_size, 0 if stride is None else stride, padding, dilation, divisor_override or 0)
+        and type(ceil_mode) is type(count_include_pad) is bool
+    )
+    return (_known if ints else _resolved)(
+        kind, dtype, shape, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override,
+        channels_last,
     )  # fmt: skip
 
 
@@ -122,6 +149,8 @@ def run_backward(
 ) -> np.ndarray:
     """Gradient of batched images from plain arrays, in the problem's shape."""
     settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
+    if indices is not None and not settled.checks_indices:
+        check_indices_inside(indices, problem.in_size)
     grad_input = np.empty(problem.input_shape, problem.dtype)
     if problem.batch:
         settled.execute(
@@ -161,23 +190,27 @@ def pool_backward(
     return images.result(grad_input.reshape(shown_shape(problem, images.axes, problem.input_shape)))
 
 
-def check_indices(
-    indices: object, shape: Ints, batched: bool, size: Ints, why: str = "that of the output"
-) -> np.ndarray:
-    """The caller's flat offsets within planes of `size`: batched, contiguous, all inside.
+def take_indices(indices: object, shape: Ints, batched: bool, why: str = "that of the output") -> np.ndarray:
+    """The caller's flat offsets, batched and contiguous; whether they are inside is not looked at.
 
     Raises
     ------
     TypeError
         When they are no int64 array.
     InvalidProblem
-        For another shape than the batched `shape`, and for an offset outside.
+        For another shape than the batched `shape`.
     """
     array = arguments.to_array("indices", indices)
-    if array.dtype.newbyteorder("=") != np.int64:
+    if array.dtype != np.int64:
         raise TypeError(f"indices must be an int64 array, got {array.dtype}")
     arguments.check_shape("indices", array, shape if batched else shape[1:], why)
-    plane = math.prod(size)
-    if array.size and not (array.min() >= 0 and array.max() < plane):
-        raise InvalidProblem(f"indices must be in [0, {plane}), got {array.min()} to {array.max()}")
     return np.require(array if batched else array[None], np.int64, ["C", "A"])
+
+
+def check_indices(
+    indices: object, shape: Ints, batched: bool, size: Ints, why: str = "that of the output"
+) -> np.ndarray:
+    """The same, all of them inside planes of `size`; else `InvalidProblem`."""
+    array = take_indices(indices, shape, batched, why)
+    check_indices_inside(array, size)
+    return array

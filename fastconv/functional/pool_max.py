@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.pool_call import Images, check_indices, pool, pool_backward, pool_problem, shown_shape
+from fastconv.functional.pool_call import Images, pool, pool_backward, pool_problem, shown_shape, take_indices
 
 
 def _max_pool(
@@ -53,7 +53,7 @@ def _max_pool_backward(
     )  # fmt: skip
     shape = shown_shape(problem, axes, problem.output_shape)
     upstream = images.upstream(grad_output, shape)
-    where = None if indices is None else check_indices(indices, shape, images.batched, problem.in_size)
+    where = None if indices is None else take_indices(indices, shape, images.batched)
     source = arguments.plain(images.array) if where is None else None
     return pool_backward(images, problem, upstream, source, where, algorithm)
 

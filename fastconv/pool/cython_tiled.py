@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import threads as pool
-from fastconv.algorithm import Algorithm, Direction, always_ready, direct_error
+from fastconv.algorithm import Algorithm, Direction, always_ready, check_indices_inside, direct_error
 from fastconv.kernels.cython import load
 from fastconv.machine import Machine, machine
 from fastconv.pool.volumes import with_volumes
@@ -44,19 +44,15 @@ BY_WINDOW, BY_ROWS, WHOLE = range(3)
 
 
 @cache
-def _kernels() -> Any:
-    return load("pool", machine().levels)
-
-
-@cache
-def _gradients() -> Any:
-    return load("pool_backward", machine().levels)
+def _kernels(name: str) -> Any:
+    return load(name, machine().levels)
 
 
 @cache
 def unavailable() -> str | None:
     try:
-        _kernels(), _gradients()
+        for name in ("pool", "pool_backward"):
+            _kernels(name)
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -182,7 +178,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     across = -(-columns // column_block)
     label_items = planes * -(-rows // label_block) * across
     return Schedule(
-        _kernels().pooling_task(**fields), max(offsets["scratch_bytes"], ALIGNMENT),
+        _kernels("pool").pooling_task(**fields), max(offsets["scratch_bytes"], ALIGNMENT),
         groups if way == WHOLE else planes * -(-rows // row_block) * across, label_items,
         groups if way == WHOLE and not maximum else planes, fields, (places, counts),
     )  # fmt: skip
@@ -209,7 +205,7 @@ def _column_counts(problem: PoolProblem, step: int, lanes: int) -> np.ndarray:
 def workspace_bytes(problem: PoolProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
-    each = _schedule(problem, _kernels().VECTOR_BYTES).scratch_bytes
+    each = _schedule(problem, _kernels("pool").VECTOR_BYTES).scratch_bytes
     return each, each * min(threads, MOST_THREADS)
 
 
@@ -223,8 +219,8 @@ def _run(
 ) -> None:
     """Run one kernel on (input, output, indices, values, outside), or on their gradients."""
     threads = max(1, min(threads, MOST_THREADS, scratch.free // schedule.scratch_bytes))
-    slots = scratch.take((threads * schedule.scratch_bytes,), np.uint8)
-    pool.run(kernel, _kernels().pooling_call(*arrays, slots) + schedule.task, items, threads)
+    slots = scratch.reserve(threads * schedule.scratch_bytes)
+    pool.run(kernel, _kernels("pool").pooling_call(*arrays, slots) + schedule.task, items, threads)
 
 
 def forward(
@@ -235,7 +231,7 @@ def forward(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    kernels = _kernels()
+    kernels = _kernels("pool")
     schedule = _schedule(problem, kernels.VECTOR_BYTES)
     items = schedule.forward_items if indices is None else schedule.label_items
     _run(kernels.FORWARD[problem.dtype], items, schedule, (input, output, indices, None, None), scratch, threads)
@@ -250,10 +246,12 @@ def backward_input(
     scratch: Scratch,
     threads: int,
 ) -> None:
-    schedule = _schedule(problem, _kernels().VECTOR_BYTES)
-    outside = np.zeros(1, np.int64)
+    schedule = _schedule(problem, _kernels("pool").VECTOR_BYTES)
+    outside = None if indices is None else np.zeros(1, np.int64)
     arrays = grad_input, grad_output, indices, input, outside
-    _run(_gradients().BACKWARD[problem.dtype], schedule.backward_items, schedule, arrays, scratch, threads)
+    _run(_kernels("pool_backward").BACKWARD[problem.dtype], schedule.backward_items, schedule, arrays, scratch, threads)
+    if indices is not None and outside is not None and outside[0]:
+        check_indices_inside(indices, problem.in_size)
 
 
 ALGORITHMS = (
@@ -268,6 +266,7 @@ ALGORITHMS = (
             workspace_bytes=workspace_bytes,
             forward=forward,
             backward_input=backward_input,
+            checks_indices=True,
         )
     ),
 )

@@ -1,9 +1,9 @@
 """Pooling forward; pooling.h says how. An item is one block of one plane, or a few whole planes."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pool_block
 from fastconv.kernels.cython.pool_windows cimport BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun
 from fastconv.kernels.cython.pooling cimport pool_planes
@@ -66,19 +66,7 @@ def pooling_task(**fields):
     return (<char *>&task)[:sizeof(task)] + (<char *>&slots)[:sizeof(slots)]
 
 
-cdef size_t address(object array) except? 0:
-    """Of the first element of a contiguous array; 0 of None. A tenth of the time of array.ctypes.data."""
-    cdef Py_buffer view
-    cdef size_t begin
-    if array is None:
-        return 0
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    begin = <size_t>view.buf
-    PyBuffer_Release(&view)
-    return begin
-
-
-def pooling_call(input, output, indices, values, outside, scratch):
+def pooling_call(input, output, indices, values, outside, size_t scratch):
     """What belongs to one call: the head of its task, before that of `pooling_task`."""
     cdef Call call
     call.input = address(input)
@@ -86,5 +74,5 @@ def pooling_call(input, output, indices, values, outside, scratch):
     call.indices = address(indices)
     call.values = address(values)
     call.outside = address(outside)
-    call.scratch = address(scratch)
+    call.scratch = scratch
     return (<char *>&call)[:sizeof(call)]
