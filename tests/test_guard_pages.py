@@ -1,0 +1,153 @@
+"""No kernel reads or writes beyond its arrays: they lie flush against protected pages, in a process of their own.
+
+Run by hand, the case that ends the process is the last one printed::
+
+    FASTCONV_ISA=v3 python -m tests.test_guard_pages pool cython_tiled
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastconv.algorithm import Algorithm, Direction
+from fastconv.machine import machine
+from fastconv.planner import REGISTRY
+from fastconv.problem import PoolProblem, Problem
+from fastconv.workspace import Scratch
+from tests import oracle
+from tests.checks import assert_close, assert_same_numbers
+from tests.pages import Pages, pages
+from tests.problems import integers, pool_input
+
+#: Lengths around the vectors of 2 to 16 lanes, and twice them.
+WIDTHS = (*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 64, 65)
+#: kernel, stride, low and high pad, dilation of both axes.
+WINDOWS = (
+    (1, 1, 0, 0, 1), (2, 2, 0, 0, 1), (2, 1, 0, 0, 1), (2, 2, 1, 1, 1), (3, 1, 1, 1, 1), (3, 2, 0, 0, 1),
+    (3, 2, 1, 1, 1), (3, 2, 1, 0, 1), (3, 3, 0, 1, 1), (5, 1, 2, 2, 1), (5, 2, 2, 1, 1), (2, 5, 0, 0, 1),
+    (3, 1, 1, 1, 2), (4, 3, 2, 2, 1),
+)  # fmt: skip
+
+
+def pool_problems() -> Iterator[PoolProblem]:
+    """Every window on rows of every length; few rows, for what is at stake are their ends."""
+    for kind in ("max", "avg"):
+        for kernel, stride, low, high, dilation in WINDOWS:
+            if kind == "avg" and dilation > 1:
+                continue
+            extent = (kernel - 1) * dilation + 1
+            for width in WIDTHS:
+                if width + low + high < extent:
+                    continue
+                height = max(extent - low - high, 1) + 2
+                for dtype in ("float32", "float64"):
+                    yield PoolProblem(
+                        kind, dtype, 1, 2, (height, width), (kernel, kernel), (stride, stride),
+                        ((low, high), (low, high)), (dilation, dilation), ceil_mode=True,
+                    )  # fmt: skip
+        for width in WIDTHS:  # whole planes, and channels last
+            for channels_last in (False, True):
+                yield PoolProblem(
+                    kind, "float32", 1, width, (3, 7), (3, 7), (1, 1), channels_last=channels_last,
+                )  # fmt: skip
+
+
+def scratch(make: Pages, algorithm: Algorithm, problem: Problem, direction: Direction) -> Scratch:
+    least, _ = algorithm.workspace_bytes(problem, direction, 1)
+    granted = make.empty((-(-least // 64) * 64,), np.uint8)
+    return Scratch(granted)
+
+
+def check_pool(algorithm: Algorithm, problem: PoolProblem, make: Pages) -> None:
+    """Forward with and without indices, and both gradients, against the oracle."""
+    x, dy = pool_input.__wrapped__(problem), integers("upstream", problem.output_shape, problem.dtype, 8)
+    input, upstream = make.copy(x), make.copy(dy)
+    forward, backward = Direction.FORWARD, Direction.BACKWARD_INPUT
+
+    def check(found: np.ndarray, expected: np.ndarray) -> None:
+        if problem.kind == "max":
+            assert_same_numbers(found, expected.astype(found.dtype))
+        else:
+            assert_close(found, expected, 1e-5, dtype=problem.dtype)
+
+    output = make.empty(problem.output_shape, problem.dtype)
+    algorithm.forward(problem, input, output, None, scratch(make, algorithm, problem, forward), 1)
+    maxima = oracle.max_forward(problem, x) if problem.kind == "max" else None
+    check(output, maxima.values if maxima else oracle.avg_forward(problem, x))
+    sources: list[tuple[np.ndarray | None, np.ndarray | None]] = [(None, None)]
+    wanted = oracle.max_backward(problem, dy, maxima.indices) if maxima else oracle.avg_backward(problem, dy)
+    if maxima:
+        indices = make.empty(problem.output_shape, np.int64)
+        algorithm.forward(problem, input, output, indices, scratch(make, algorithm, problem, forward), 1)
+        check(output, maxima.values)
+        check(indices, maxima.indices)
+        sources = [(input, None), (None, indices)]
+    for values, where in sources:
+        grad = make.empty(problem.input_shape, problem.dtype)
+        room = scratch(make, algorithm, problem, backward)
+        algorithm.backward_input(problem, upstream, values, where, grad, room, 1)
+        check(grad, wanted)
+
+
+#: By family: its problems, and what checks one. Another family is one line.
+FAMILIES: dict[str, tuple[Callable[[], Iterator[Problem]], Callable[..., None]]] = {
+    "pool": (pool_problems, check_pool),
+}
+
+
+def main(family: str, name: str) -> None:
+    """Every problem of a family, at both ends of its pages."""
+    problems, check = FAMILIES[family]
+    (algorithm,) = (entry for entry in REGISTRY[family] if entry.name == name)
+    for problem in problems():
+        for at_end in (True, False):
+            if algorithm.refusal(problem, Direction.FORWARD):
+                continue
+            print(problem, "flush with its end" if at_end else "flush with its beginning", flush=True)
+            with pages(at_end) as make:
+                check(algorithm, problem, make)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with Linux's mprotect")
+@pytest.mark.parametrize("level", machine().levels)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cython_tiled(family, level):
+    (algorithm,) = (entry for entry in REGISTRY[family] if entry.name == "cython_tiled")
+    if reason := algorithm.unavailable():
+        pytest.skip(reason)
+    from fastconv.kernels.cython import built
+
+    if level not in built.LEVELS:
+        pytest.skip(f"kernels are built for {', '.join(built.LEVELS)}")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_guard_pages", family, "cython_tiled"],
+        cwd=Path(__file__).parents[1], env=os.environ | {"FASTCONV_ISA": level}, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    last = done.stdout.splitlines()[-1:]
+    assert done.returncode == 0, f"ended with {done.returncode} in {last}\n{done.stderr[-3000:]}"
+
+
+def test_a_byte_beyond_ends_the_process():
+    """The pages hold what they promise: else nothing here would ever fail."""
+    for at_end, offset in ((True, "len(a)"), (False, "-1")):
+        code = (
+            "import ctypes, numpy as np\n"
+            "from tests.pages import pages\n"
+            f"with pages({at_end}) as make:\n"
+            "    a = make.empty((5,), np.uint8)\n"
+            f"    print(ctypes.c_uint8.from_address(a.ctypes.data + {offset}))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True)
+        assert done.returncode < 0
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
