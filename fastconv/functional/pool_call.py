@@ -201,7 +201,7 @@ def take_indices(indices: object, shape: Ints, batched: bool, why: str = "that o
         For another shape than the batched `shape`.
     """
     array = arguments.to_array("indices", indices)
-    if array.dtype != np.int64:
+    if array.dtype.newbyteorder("=") != np.int64:
         raise TypeError(f"indices must be an int64 array, got {array.dtype}")
     arguments.check_shape("indices", array, shape if batched else shape[1:], why)
     return np.require(array if batched else array[None], np.int64, ["C", "A"])

@@ -1,6 +1,6 @@
 /*
- * Comparisons of vectors of one FC_REAL, and choices by them. A part of simd.h, which includes it once for each type;
- * hence no guard.
+ * Comparisons of vectors of one FC_REAL, and choices by them. A part of pooling.h, which includes it once for each
+ * type; hence no guard.
  *
  * With AVX-512 a comparison makes a mask register. gcc 12 does not see a blend in the bit operations on whole vectors
  * that are the portable form (three instructions for each choice), hence the intrinsics.

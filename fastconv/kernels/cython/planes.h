@@ -86,3 +86,7 @@ static inline double FC_(fc_sum_run)(const FC_REAL *from, ptrdiff_t n) {
     for (; i < n; i++) total += (double)from[i];
     return total;
 }
+
+FC_INLINE FC_(fc_vector) FC_(fc_select)(FC_(fc_integers) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
+    return (FC_(fc_vector))((mask & (FC_(fc_integers))x) | (~mask & (FC_(fc_integers))y));
+}

@@ -128,7 +128,7 @@ cdef inline void start_lowest(const Pooling *t, ptrdiff_t row, ptrdiff_t rows, p
     cdef ptrdiff_t p, q
     for p in range(row, row + rows):
         for q in range(column, column + columns):
-            if output[p * t.output_h + q] == -INFINITY:
+            if output[p * t.output_h + q] == <real>-INFINITY:
                 indices[p * t.output_h + q] = start_of_window(t, p, q)
 
 

@@ -1,5 +1,5 @@
 /*
- * Pooling forward, row by row, of one FC_REAL. A part of simd.h, which includes it once for each type; hence no guard.
+ * Pooling forward, row by row. The file includes itself once for each type.
  *
  * Windows are separable. `down` merges the rows under a row of windows; `across` merges what their columns hold. In
  * between lies a padded row in L1, split by stride: column c + padding is element (c + padding) / step of phase
@@ -8,6 +8,51 @@
  * Without labels `down` is first: the input is read once, and where it is. A maximum with labels goes across first,
  * so that of equal maxima the first of the first row wins. `taps` is a constant, or 0: `many`.
  */
+#ifndef FC_REAL
+
+#ifndef FASTCONV_POOLING_H
+#define FASTCONV_POOLING_H
+
+#include "simd.h"
+
+/* Bytes ahead of a load that are fetched into the caches, where there is little to compute: planes follow each other,
+   so this is right across their ends. The hardware does not fetch beyond a page of 4 KiB. */
+#define FC_AHEAD 2048
+
+#define FC_LANE(L, D) (L)
+#define FC_TWICE_1(L, D) (2 * (L) + 1)
+/* Lanes of x and y in turn, from lane D of both. */
+#define FC_ZIP(L, D) ((D) + (L) / 2 + ((L) & 1) * FC_LANES)
+
+#define FC_REAL float
+#define FC_INT int32_t
+#define FC_(NAME) NAME##_f32
+#if FC_BYTES == 64
+#define FC_LANES 16
+#elif FC_BYTES == 32
+#define FC_LANES 8
+#else
+#define FC_LANES 4
+#endif
+#include "pooling.h"
+
+#define FC_REAL double
+#define FC_INT int64_t
+#define FC_(NAME) NAME##_f64
+#if FC_BYTES == 64
+#define FC_LANES 8
+#elif FC_BYTES == 32
+#define FC_LANES 4
+#else
+#define FC_LANES 2
+#endif
+#include "pooling.h"
+
+#endif /* FASTCONV_POOLING_H */
+
+#else /* For one FC_REAL, with FC_INT of its size, FC_LANES in a vector, and FC_(name) */
+
+#include "masks.h"
 
 FC_INLINE FC_(fc_vector) FC_(fc_merge)(const int maximum, FC_(fc_vector) x, FC_(fc_vector) y) {
     return maximum ? FC_(fc_larger)(x, y) : x + y;
@@ -332,3 +377,12 @@ static inline void FC_(fc_planes)(int maximum, const FC_REAL *from, ptrdiff_t n,
         else FC_(fc_planes_of)(0, from + j * n, n, some, to + j, (FC_REAL)divisor);
     }
 }
+
+#include "pooling_backward.h"
+
+#undef FC_REAL
+#undef FC_INT
+#undef FC_
+#undef FC_LANES
+
+#endif /* FC_REAL */

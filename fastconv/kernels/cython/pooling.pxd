@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 
 from fastconv.kernels.cython.simd cimport real
 
-cdef extern from "simd.h" nogil:
+cdef extern from "pooling.h" nogil:
     int fc_down_f32(int maximum, ptrdiff_t taps, const float *source, ptrdiff_t row, ptrdiff_t n, float *to,
                     ptrdiff_t step, ptrdiff_t pitch, ptrdiff_t at, ptrdiff_t rows, ptrdiff_t from_step,
                     ptrdiff_t to_step)

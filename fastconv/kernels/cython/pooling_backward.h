@@ -1,5 +1,6 @@
 /*
- * Gradients of pooling of one FC_REAL. A part of simd.h, which includes it once for each type; hence no guard.
+ * Gradients of pooling of one FC_REAL. A part of pooling.h, which includes it once for each type; hence no
+ * guard.
  *
  * A maximum's are scattered by index. An average's are collected, row by row: every element of grad_input adds up what
  * the windows that cover it hand down, so nothing is cleared first and each row is written once. The rows of what

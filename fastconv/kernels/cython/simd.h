@@ -52,11 +52,7 @@ FC_INLINE void fc_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 #define FC_LIST_4(M, D) FC_LIST_2(M, D), M(2, D), M(3, D)
 #define FC_LIST_8(M, D) FC_LIST_4(M, D), M(4, D), M(5, D), M(6, D), M(7, D)
 #define FC_LIST_16(M, D) FC_LIST_8(M, D), M(8, D), M(9, D), M(10, D), M(11, D), M(12, D), M(13, D), M(14, D), M(15, D)
-#define FC_LANE(L, D) (L)
 #define FC_TWICE(L, D) (2 * (L))
-#define FC_TWICE_1(L, D) (2 * (L) + 1)
-/* Lanes of x and y in turn, from lane D of both. */
-#define FC_ZIP(L, D) ((D) + (L) / 2 + ((L) & 1) * FC_LANES)
 #define FC_PASTE_(A, B) A##B
 #define FC_PASTE(A, B) FC_PASTE_(A, B)
 
@@ -65,10 +61,6 @@ FC_INLINE void fc_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 #else
 #define FC_SHUFFLE(X, Y, LANES, M, D) __builtin_shuffle(X, Y, LANES)
 #endif
-
-/* Bytes ahead of a load that are fetched into the caches, where there is little to compute: planes follow each other,
-   so this is right across their ends. The hardware does not fetch beyond a page of 4 KiB. */
-#define FC_AHEAD 2048
 
 #define FC_REAL float
 #define FC_INT int32_t
@@ -341,9 +333,6 @@ static inline void FC_(fc_epilogue)(FC_REAL *rows, ptrdiff_t step, ptrdiff_t n, 
 }
 
 #include "planes.h"
-#include "masks.h"
-#include "pooling.h"
-#include "pooling_backward.h"
 
 #undef FC_REAL
 #undef FC_INT
