@@ -92,6 +92,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section(f"{sum(counts.values())} tests skipped, and why")
     for line in lines:
         terminalreporter.line(line)
+    _summarize_cases_of_torch(terminalreporter)
+
+
+# -- The account of torch's cases --------------------------------------------------------------------
+
+
+def cases_of_torch(properties: list[tuple[str, tuple[str, int, list[tuple[str, str, int]]]]]) -> list[str]:
+    """Lines of how many cases of each operator passed, were skipped or refused, and why: test_torch_cases.py."""
+    lines = []
+    for operator, algorithms, outcomes in sorted(value for _, value in properties):
+        totals: Counter[str] = Counter()
+        for outcome, _, count in outcomes:
+            totals[outcome] += count
+        kinds = ", ".join(f"{totals[outcome]} {outcome}" for outcome in ("passed", "skipped", "refused"))
+        computed = f", {totals['computed']} computed that torch refuses" if totals["computed"] else ""
+        reasons = "; ".join(f"{why}: {count}" for _, why, count in outcomes if why)
+        lines.append(f"{operator:24}{algorithms} algorithms: {kinds}{computed}{f' ({reasons})' if reasons else ''}")
+    return lines
+
+
+def _summarize_cases_of_torch(reporter: pytest.TerminalReporter) -> None:
+    properties = [entry for report in reporter.stats.get("passed", []) for entry in report.user_properties]
+    for where in ("torch's cases, frozen", "torch's cases, beside torch"):
+        chosen = [entry for entry in properties if entry[0] == where]
+        if chosen:
+            reporter.section(f"{where}: every case in float32 and float64, errors once")
+            for line in cases_of_torch(chosen):
+                reporter.line(line)
 
 
 # -- A clean place ----------------------------------------------------------------------------------

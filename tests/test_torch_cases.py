@@ -1,0 +1,250 @@
+"""Every input that torch's own operator database has for a shared operator, for every algorithm.
+
+Beside torch (marker peers) with torch's numbers; and without it from tests/data, against the definitions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv.planner import REGISTRY
+from tests import torch_cases
+from tests.definitions import Expected, define
+from tests.problems import generator
+from tests.torch_cases import OPERATORS, Case, Live
+
+DTYPES = ("float32", "float64")
+
+
+def algorithms(operator: str) -> list[str | None]:
+    """Names that an operator takes; None where it has none."""
+    if "algorithm" not in inspect.signature(getattr(fastconv, operator)).parameters:
+        return [None]
+    return [entry.name for entry in REGISTRY["conv" if operator.startswith("conv") else "pool"]]
+
+
+# -- What is computed otherwise than by torch, on purpose ---------------------------------------------
+
+_PER_AXIS = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
+
+
+def _short_tuple(operator: str, given: dict[str, Any]) -> bool:
+    shortest = min((len(given[name]) for name in _PER_AXIS if isinstance(given.get(name), tuple)), default=3)
+    return shortest < (int(operator[-2]) if operator[-2:] in ("1d", "2d", "3d") else 1)
+
+
+def _samples_outside(operator: str, given: dict[str, Any]) -> bool:
+    samples = given.get("_random_samples", np.zeros(1))
+    return not ((samples >= 0) & (samples < 1)).all()
+
+
+#: What torch computes and is refused here, always as an InvalidProblem.
+REFUSED: dict[str, Callable[[str, dict[str, Any]], bool]] = {
+    "a tuple has one entry per axis": _short_tuple,
+    "random samples lie in [0, 1)": _samples_outside,
+}
+#: What torch refuses and is computed here.
+COMPUTED: dict[str, Callable[[str, dict[str, Any]], bool]] = {
+    'padding "same" goes with a stride': lambda operator, given: given.get("padding") == "same" and "stride" in given,
+}
+#: Arguments of torch's that don't exist here, and the values with which they mean nothing.
+NOT_OFFERED = {"antialias": (False,), "recompute_scale_factor": (None, False)}
+
+
+def reason(rules: dict[str, Callable[[str, dict[str, Any]], bool]], operator: str, given: dict[str, Any]) -> str | None:
+    return next((why for why, applies in rules.items() if applies(operator, given)), None)
+
+
+# -- One call ----------------------------------------------------------------------------------------
+
+
+def forward(operator: str, given: dict[str, Any], algorithm: str | None) -> tuple[np.ndarray, ...]:
+    chosen = {} if algorithm is None else {"algorithm": algorithm}
+    found = getattr(fastconv, operator)(**given, **chosen)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def backward(operator: str, dy: np.ndarray, given: dict[str, Any], algorithm: str | None) -> tuple[np.ndarray, ...]:
+    given = {name: value for name, value in given.items() if name not in ("return_indices", "bias", "value")}
+    if operator == "unfold":
+        image = given.pop("input")
+        found = fastconv.fold(dy, image.shape[-2:], **given)
+    else:
+        if operator == "pad":
+            given.pop("input")
+        if algorithm is not None:
+            given["algorithm"] = algorithm
+        found = getattr(fastconv, f"{operator}_backward")(dy, **given)
+    return found if isinstance(found, tuple) else (found,)
+
+
+class Reference(NamedTuple):
+    """What a call should give, and the gradients that belong to an upstream gradient of its first output."""
+
+    outputs: tuple[Expected, ...]
+    gradients: tuple[Expected, ...]
+
+
+def upstream(case: Case, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.asarray(generator("upstream", str(case)).standard_normal(shape)).astype(dtype)
+
+
+def by_definition(case: Case, given: dict[str, Any], dtype: str) -> Reference:
+    result = define(case.operator, given)
+    return Reference(result.outputs, result.gradients(upstream(case, result.outputs[0].value.shape, dtype)))
+
+
+def examine(case: Case, given: dict[str, Any], dtype: str, reference: Callable[..., Reference]) -> tuple[str, str]:
+    """Run a case with every algorithm: how it ended, and why; an AssertionError if otherwise than it should."""
+    operator = case.operator
+    for name, idle in NOT_OFFERED.items():
+        if name in given and given.pop(name) not in idle:
+            return "skipped", f"{name} is not offered"
+    why = reason(COMPUTED if case.kind == "error" else REFUSED, operator, given)
+    if (case.kind == "error") != (why is not None):
+        for algorithm in algorithms(operator):
+            with pytest.raises((TypeError, fastconv.InvalidProblem)) as caught:
+                forward(operator, given, algorithm)
+            assert case.kind == "error" or caught.type is fastconv.InvalidProblem, str(case)
+            assert case.raises in (None, caught.type.__name__), str(case)
+            assert str(caught.value), str(case)
+        return ("passed", "") if case.kind == "error" else ("refused", str(why))
+    if case.kind == "error":
+        reference, dtype = by_definition, given["input"].dtype.name
+    expected = reference(case, given, dtype)
+    dy = upstream(case, expected.outputs[0].value.shape, dtype)
+    for algorithm in algorithms(operator):
+        what = f"{algorithm} {dtype} {case}"
+        for actual, part in zip(forward(operator, given, algorithm), expected.outputs, strict=True):
+            part.check(actual, what)
+        found = backward(operator, dy, given, algorithm)
+        for i, (actual, part) in enumerate(zip(found, expected.gradients, strict=True)):
+            part.check(actual, f"gradient {i} of {what}")
+    return ("computed", str(why)) if case.kind == "error" else ("passed", "")
+
+
+# -- Without torch -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_algorithm_agrees_with_the_definition(operator, record_property):
+    account: Counter[tuple[str, str]] = Counter()
+    for case in torch_cases.frozen()[operator]:
+        for dtype in DTYPES:
+            if case.kind != "error" or dtype == DTYPES[0]:  # an error has dtypes of its own
+                account[examine(case, case.call(dtype), dtype, by_definition)] += 1
+    assert account["passed", ""] >= 3
+    record_property(*as_property("frozen", operator, account))
+
+
+def as_property(where: str, operator: str, account: Counter[tuple[str, str]]) -> tuple[str, Any]:
+    """For conftest.py, which prints it."""
+    return f"torch's cases, {where}", (operator, len(algorithms(operator)), [(*k, n) for k, n in account.items()])
+
+
+def test_every_operator_is_there():
+    """Whatever has a gradient has cases of torch's, or a reason for having none."""
+    public = {name.removesuffix("_backward") for name in fastconv.__all__ if name.endswith("_backward")}
+    assert public | {"unfold"} == set(OPERATORS)
+    assert set(torch_cases.frozen()) == set(OPERATORS)
+    assert torch_cases.FROZEN.stat().st_size < 300_000
+
+
+def test_a_wrong_result_is_noticed(monkeypatch):
+    """One unit in the last place of the largest is not; a part in a million of any is."""
+    case = torch_cases.frozen()["conv2d"][0]
+    right = fastconv.conv2d
+    examine(case, case.call("float64"), "float64", by_definition)
+    monkeypatch.setattr(fastconv, "conv2d", lambda *args, **kwargs: right(*args, **kwargs) * (1 + 1e-13))
+    with pytest.raises(AssertionError, match="elements are wrong"):
+        examine(case, case.call("float64"), "float64", by_definition)
+
+
+# -- Beside torch ------------------------------------------------------------------------------------
+
+#: Operators that find positions in the input's precision: torch computes them in it too.
+OWN_PRECISION = ("upsample", "fractional_max_pool2d")
+
+
+def of_torch(live: Live, dy_of: Callable[[tuple[int, ...]], np.ndarray], dtype: str):
+    """torch's outputs and gradients, computed in float64 wherever that finds the same positions."""
+    import torch
+
+    real = getattr(torch, dtype if live.case.operator in OWN_PRECISION else "float64")
+    leaves = []
+
+    def leaf(value, name=""):
+        if not isinstance(value, (np.ndarray, torch.Tensor)):
+            return value
+        tensor = torch.as_tensor(value)
+        if not tensor.is_floating_point() or name == "_random_samples":
+            return tensor
+        leaves.append(tensor.detach().to(real).clone().requires_grad_())
+        return leaves[-1]
+
+    function, first, args, kwargs = live.ask
+    y = function(leaf(first), *map(leaf, args), **{name: leaf(value, name) for name, value in kwargs.items()})
+    outputs = y if isinstance(y, tuple) else (y,)
+    outputs[0].backward(torch.as_tensor(dy_of(tuple(outputs[0].shape))).to(real))
+    return tuple(part.detach().numpy() for part in outputs), tuple(
+        None if tensor.grad is None else tensor.grad.numpy() for tensor in leaves
+    )
+
+
+def _comparable(case: Case, given: dict[str, Any], part: Expected, value: np.ndarray) -> tuple[Expected, np.ndarray]:
+    """Bounds for torch's own result, where torch errs more than its precision."""
+    if case.operator == "upsample" and given.get("mode") == "bilinear":
+        # Positions are rounded, and weights with them, by u of the position.
+        part = part._replace(magnitude=max(given["input"].shape) * part.magnitude)
+    if case.operator.startswith("lp_pool") and part.value.shape == given["input"].shape:
+        # Beyond all windows a gradient is 0; torch's is 0 times a root, of a negative pixel NaN.
+        value = np.where(part.magnitude == 0, 0, value)
+    return part, value
+
+
+def beside_torch(live: Live) -> Callable[..., Reference]:
+    """torch's values with the bounds of the definition, against which they are checked too."""
+
+    def reference(case: Case, given: dict[str, Any], dtype: str) -> Reference:
+        defined = by_definition(case, given, dtype)
+        outputs, gradients = of_torch(live, lambda shape: upstream(case, shape, dtype), dtype)
+        both = 2 if case.operator in OWN_PRECISION else 1  # torch's error and ours
+
+        def joined(parts: tuple[Expected, ...], values: tuple[np.ndarray, ...]) -> tuple[Expected, ...]:
+            found = list(parts)
+            for i, (part, value) in enumerate(zip(parts, values, strict=False)):  # of no bias torch has no gradient
+                bound, shown = _comparable(case, given, part, value)
+                bound.check(shown, f"torch: {case}")
+                found[i] = bound._replace(value=shown, magnitude=both * bound.magnitude)
+            return tuple(found)
+
+        return Reference(joined(defined.outputs, outputs), joined(defined.gradients, gradients))
+
+    return reference
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even:UserWarning")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_algorithm_agrees_with_torch(operator, record_property):
+    pytest.importorskip("torch.testing._internal.common_methods_invocations")
+    account: Counter[tuple[str, str]] = Counter()
+    for dtype in DTYPES:
+        for live in torch_cases.collect(operator, dtype):
+            if live.case.kind != "error" or dtype == DTYPES[0]:
+                account[examine(live.case, live.arguments, dtype, beside_torch(live))] += 1
+    assert account["passed", ""] >= 3
+    record_property(*as_property("beside torch", operator, account))
+
+
+@pytest.mark.peers
+def test_frozen_cases_are_torchs():
+    pytest.importorskip("torch.testing._internal.common_methods_invocations")
+    assert torch_cases.FROZEN.read_text() == torch_cases.as_text()
