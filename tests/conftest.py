@@ -98,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # -- The account of torch's cases --------------------------------------------------------------------
 
 
-def cases_of_torch(properties: list[tuple[str, tuple[str, int, list[tuple[str, str, int]]]]]) -> list[str]:
+def cases_of_torch(properties: list[tuple[str, tuple[str, str, list[tuple[str, str, int]]]]]) -> list[str]:
     """Lines of how many cases of each operator passed, were skipped or refused, and why: test_torch_cases.py."""
     lines = []
     for operator, algorithms, outcomes in sorted(value for _, value in properties):
@@ -108,7 +108,8 @@ def cases_of_torch(properties: list[tuple[str, tuple[str, int, list[tuple[str, s
         kinds = ", ".join(f"{totals[outcome]} {outcome}" for outcome in ("passed", "skipped", "refused"))
         computed = f", {totals['computed']} computed that torch refuses" if totals["computed"] else ""
         reasons = "; ".join(f"{why}: {count}" for _, why, count in outcomes if why)
-        lines.append(f"{operator:24}{algorithms} algorithms: {kinds}{computed}{f' ({reasons})' if reasons else ''}")
+        by = f" by {algorithms}" if algorithms else ""
+        lines.append(f"{operator:24}{kinds}{computed}{by}{f' ({reasons})' if reasons else ''}")
     return lines
 
 

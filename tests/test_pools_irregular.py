@@ -179,6 +179,25 @@ def test_p_norm_of_nothing():
     assert np.isnan(fastconv.lp_pool1d(zeros - 1, 3, 2)).all()
 
 
+@pytest.mark.parametrize(("norm", "pixel"), [(1.5, -1.0), (0.5, 0.0), (math.inf, math.nan), (2, math.nan)])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_p_norm_gradient_of_what_no_window_sees_is_zero(axes, norm, pixel):
+    """Its slope is NaN or infinite there, and 0 times that no number. A window's NaN reaches all that it sees."""
+    backward, kernel, stride = function(f"lp_pool{axes}d_backward"), (2,) * axes, (3,) * axes
+    unseen = np.ones((1, 2, *(7,) * axes), bool)
+    unseen[np.ix_([0], [0, 1], *([0, 1, 3, 4],) * axes)] = False
+    x, dy = np.where(unseen, pixel, 1.0), np.ones((1, 2, *(2,) * axes))
+    dx = backward(dy, x, norm, kernel, stride)
+    assert (dx[unseen] == 0).all()
+    assert np.isfinite(dx).all()
+    assert_same_numbers(backward(last(dy), last(x), norm, kernel, stride, data_format=LAYOUTS[axes][1]), last(dx))
+    x[0, 1][(0,) * axes] = math.nan
+    nan = np.zeros(unseen.shape, bool)
+    nan[0, 1][(slice(2),) * axes] = True
+    if not math.isinf(norm):
+        assert (np.isnan(backward(dy, x, norm, kernel, stride)) == nan).all()
+
+
 @pytest.mark.parametrize(
     ("norm", "error", "message"),
     [

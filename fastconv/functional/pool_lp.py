@@ -31,6 +31,17 @@ def _problem(
     )
 
 
+def _clear_unseen(problem: PoolProblem, grad_input: np.ndarray) -> None:
+    """Gradient 0 for what no window sees: there 0 was multiplied by a slope, which may be NaN or infinite."""
+    first = 1 if problem.channels_last else 2
+    extents = zip(problem.in_size, problem.out_size, problem.kernel, problem.stride, strict=True)
+    for axis, (extent, windows, kernel, stride) in enumerate(extents, first):
+        at = np.arange(extent)
+        unseen = (at % stride >= kernel) | (at >= (windows - 1) * stride + kernel)
+        if unseen.any():
+            np.moveaxis(grad_input, axis, 0)[unseen] = 0
+
+
 def _lp_pool(
     axes: int,
     input: ArrayLike,
@@ -76,6 +87,7 @@ def _lp_pool_backward(
             slope = window / norm * (means * window) ** (1 / norm - 1)
             grad_means = np.where(means == 0, np.zeros((), x.dtype), dy * slope)
             grad_input = run_backward(problem, grad_means, None, None, algorithm) * norm * x ** (norm - 1)
+    _clear_unseen(problem, grad_input)
     return images.result(grad_input.reshape(images.array.shape))
 
 
@@ -231,7 +243,7 @@ def lp_pool1d_backward(
     Returns
     -------
     ndarray
-        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch.
+        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch. What no window sees gets 0.
 
     Raises
     ------
@@ -270,7 +282,7 @@ def lp_pool2d_backward(
     Returns
     -------
     ndarray
-        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch.
+        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch. What no window sees gets 0.
 
     Raises
     ------
@@ -310,7 +322,7 @@ def lp_pool3d_backward(
     Returns
     -------
     ndarray
-        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch.
+        Of the input's shape; a window whose sum is 0 gives its elements 0, as in torch. What no window sees gets 0.
 
     Raises
     ------
