@@ -53,7 +53,7 @@ class Expected(NamedTuple):
         assert actual.shape == self.value.shape, f"{what}: shape {actual.shape} instead of {self.value.shape}"
         finite = np.isfinite(self.value)
         assert np.array_equal(np.isfinite(actual), finite), f"{what}: NaN or infinity elsewhere than expected"
-        assert_same_numbers(actual[~finite].astype(np.float64), self.value[~finite], what)
+        assert_same_numbers(actual[~finite], self.value[~finite].astype(actual.dtype), what)
         bound = self.bound() * unit_roundoff(actual.dtype.name)
         if actual.dtype == np.float64:
             bound = bound * 2  # the value's own error
