@@ -32,8 +32,9 @@ from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
-#: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, with labels and backward in L2.
-BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 16 << 10, 32 << 10, 24 << 10, 8 << 10
+#: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, and are few, so that reading and
+#: writing take turns often (16 KiB instead of 4: half as fast from memory).
+BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 4 << 10, 12 << 10, 12 << 10, 8 << 10
 #: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
 MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
 #: Elements of a plane that one window covers, in one sum of the problem's dtype.

@@ -29,7 +29,7 @@ static inline void FC_(fc_shares)(const FC_REAL *from, const FC_REAL *counts, FC
     for (ptrdiff_t j = 0; j < rows; j++, from += n, to += to_step) {
         ptrdiff_t i = 0;
         for (; i + FC_LANES <= n; i += FC_LANES) {
-            __builtin_prefetch((const char *)(from + i) + FC_AHEAD);
+            FC_FETCH(from + i);
             FC_(fc_store)(to + i, FC_(fc_load)(from + i) / (FC_(fc_load)(counts + i) * taller));
         }
         if (i < n) { /* 0 / 1: counts go on */
