@@ -119,3 +119,47 @@ def test_many_shapes_leave_memory_flat():
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)
     assert int(done.stdout) < 40 * 2**20
+
+
+def test_large_results_are_kept_once_nobody_looks(monkeypatch):
+    monkeypatch.setattr(workspace, "RESULT_BYTES", 4096)
+    before = workspace.memory_stats()["in_use"]
+    first = workspace.result((64, 64), "float32")
+    assert first.shape == (64, 64)
+    assert first.dtype == np.float32
+    assert first.flags.carray
+    first[...] = 1
+    view, address = first[3:], first.ctypes.data
+    del first
+    second = workspace.result((64, 64), "float32")
+    assert not np.may_share_memory(second, view)
+    assert (view == 1).all()
+    del view, second
+    assert workspace.memory_stats()["in_use"] == before
+    again = [workspace.result((32, 64), "float64") for _ in range(2)]
+    assert address in [array.ctypes.data for array in again]
+    assert workspace.result((8, 8), "float32").base is None  # small ones are NumPy's own
+
+
+def test_a_result_may_go_while_the_workspace_is_busy(monkeypatch):
+    """As where the collector runs inside of it: nothing waits, and nothing is lost."""
+    monkeypatch.setattr(workspace, "RESULT_BYTES", 4096)
+    lent = workspace.result((64, 64), "float32")
+    kept = workspace.memory_stats()["kept"]
+    with workspace._lock:
+        del lent
+    assert workspace.memory_stats()["kept"] > kept
+
+
+def test_large_pools_use_large_results(monkeypatch):
+    monkeypatch.setattr(workspace, "RESULT_BYTES", 4096)
+    x = np.random.default_rng(0).standard_normal((2, 8, 32, 32), np.float32)
+    for _ in range(3):  # in memory that held another's result
+        output, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+        expected = x.reshape(2, 8, 16, 2, 16, 2).max((3, 5))
+        assert (output == expected).all()
+        grad = fastconv.max_pool2d_backward(output, x, 2, indices=indices)
+        assert (
+            np.take_along_axis(grad.reshape(2, 8, -1), indices.reshape(2, 8, -1), 2).ravel() == output.ravel()
+        ).all()
+        assert np.count_nonzero(grad) == output.size

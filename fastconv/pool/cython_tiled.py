@@ -14,6 +14,7 @@ up to R S <= 4096 elements in the problem's dtype.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -64,17 +65,21 @@ def refusal(problem: PoolProblem, direction: Direction) -> str | None:
 
 
 #: Seconds of a call that computes next to nothing.
-CALL_SECONDS = 15e-6
-#: Operations a cycle of a vectorised row, and seconds of an element visited alone; measured on AVX-512.
-ROW_SHARE_OF_PEAK, SECONDS_PER_VISIT = 0.02, 1.2e-9
+CALL_SECONDS = 7e-6
+#: Operations of rows as a share of the peak, and seconds of an element visited alone, and of one that is added by its
+#: index; measured on AVX-512.
+ROW_SHARE_OF_PEAK, SECONDS_PER_VISIT, SECONDS_PER_INDEX = 0.1, 1.2e-9, 0.8e-9
 
 
 def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Machine) -> float:
-    moved = 1.5 * problem.bytes / machine.copy_bandwidth
-    alone = _way(problem) == BY_WINDOW
-    visits = problem.macs if alone else problem.macs // max(problem.kernel) * 2
-    each = SECONDS_PER_VISIT if alone else 1 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
-    return CALL_SECONDS + max(moved, visits * each / threads)
+    moved = 1.2 * problem.bytes / machine.copy_bandwidth
+    if direction is not Direction.FORWARD and problem.kind == "max":
+        busy = problem.batch * problem.channels * math.prod(problem.out_size) * SECONDS_PER_INDEX
+    elif _way(problem) == BY_WINDOW:
+        busy = problem.macs * SECONDS_PER_VISIT
+    else:
+        busy = problem.macs // max(problem.kernel) * 2 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
+    return CALL_SECONDS + max(moved, busy / threads)
 
 
 def _way(problem: PoolProblem) -> int:
