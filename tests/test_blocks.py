@@ -16,7 +16,7 @@ import pytest
 
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
-from fastconv.conv import contraction, correlation, im2col_gemm, tiles
+from fastconv.conv import compiled, contraction, correlation, dots, im2col_gemm, tiles
 from fastconv.conv import cython_tiled as conv
 from fastconv.conv import numba_direct as numba_conv
 from fastconv.planner import REGISTRY
@@ -38,8 +38,8 @@ from tests.problems import (
 #: By module: the constants of its schedules, so small that blocks are many, and one step each.
 SMALL = {
     correlation: {"BLOCK_PIXELS": 12, "NARROW_PIXELS": 40, "BLOCK_REDUCTION": 27, "SUM_BYTES": 4000, "ITEMS": 1},
-    contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 1, "RUN_MACS": 200_000},
-    conv: {"RUN_MACS": 2000},
+    contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 20, "RUN_MACS": 200_000},
+    dots: {"RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
     pool: {"BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600},
@@ -50,14 +50,15 @@ SMALLEST = {
         "BLOCK_PIXELS": 3, "NARROW_PIXELS": 1, "BLOCK_REDUCTION": 1, "BUFFER_BYTES": 1, "SUM_BYTES": 1, "ITEM_MACS": 1,
     },
     contraction: {"BLOCK_PIXELS": 3, "ITEM_ROWS": 1, "SUM_BYTES": 1, "RUN_MACS": 1},
-    conv: {"RUN_MACS": 1},
+    dots: {"RUN_MACS": 1, "SHARE_BYTES": 0},
     tiles: {"LEAD": 36, "POSITIONS": 5, "PLANES_BYTES": 1, "LEAST_CHANNELS": 1, "ITEM_FLOPS": 1},
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
     pool: {"BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1, "LABEL_BYTES": 1, "GRAD_BYTES": 1, "CLEAR_BYTES": 1},
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip
 CACHED = (
-    correlation.correlation, contraction.contraction, conv._gathering, conv._contracting, tiles.correlation_layout,
+    correlation.correlation, contraction.contraction, compiled.gathering, conv._contracting, dots.takes,
+    dots.schedule_of, tiles.correlation_layout,
     tiles.gradient_split, pool._schedule,
 )  # fmt: skip
 
@@ -203,7 +204,7 @@ def pixel_counts(what: str, fields: dict[str, int]) -> Counts:
 
 
 def cython_counts(problem: ConvProblem) -> Counts:
-    vector_bytes = conv._kernels("direct").VECTOR_BYTES
+    vector_bytes = compiled.vector_bytes()
     for direction in (Direction.FORWARD, Direction.BACKWARD_INPUT):
         schedule = correlation.correlation(problem, direction, vector_bytes)
         fields = schedule.fields
@@ -213,20 +214,22 @@ def cython_counts(problem: ConvProblem) -> Counts:
         if not fields["narrow"]:
             yield f"{what}: range_blocks", fields["range_blocks"]
             yield f"{what}: ranges of a group", schedule.ranges // problem.groups
-    if conv._by_dots(problem):
-        schedule = correlation.correlation(problem, Direction.FORWARD, vector_bytes)
-        macs = problem.macs // (problem.in_channels * schedule.blocks_per_range)
-        at_once = max(1, conv.RUN_MACS // max(macs, 1))
-        yield "dots: runs", -(-schedule.blocks_per_range // at_once)
-        yield "dots: blocks of a run", min(at_once, schedule.blocks_per_range)
+    if dots.takes(problem, vector_bytes):
+        schedule = dots.schedule_of(problem, vector_bytes)
+        yield "dots: blocks", schedule.blocks
+        yield "dots: shares", schedule.shares
+        yield "dots: ranges", -(-problem.group_out_channels // schedule.out_block)
+        yield "dots: runs", -(-schedule.share_blocks // schedule.run_blocks)
+        yield "dots: blocks of a run", min(schedule.share_blocks, schedule.run_blocks)
         return
     sums = contraction.contraction(problem, vector_bytes)
-    what = "gradient expanded" if sums.fields["expanded"] else "gradient"
+    what = "gradient"
     yield from pixel_counts(what, sums.fields)
     yield f"{what}: channel blocks", -(-sums.fields["group_in"] // sums.fields["channel_block"])
     yield f"{what}: range_blocks", sums.fields["range_blocks"]
-    yield f"{what}: runs", -(-sums.blocks // sums.run_blocks)
-    yield f"{what}: blocks of a run", min(sums.run_blocks, sums.blocks)
+    yield f"{what}: splits", sums.splits
+    yield f"{what}: runs", -(-sums.split_blocks // sums.run_blocks)
+    yield f"{what}: blocks of a run", min(sums.run_blocks, sums.split_blocks)
 
 
 def numba_counts(problem: ConvProblem) -> Counts:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastconv.algorithm import Direction, Epilogue, direct_error
+from fastconv.conv import compiled
 from fastconv.conv import cython_tiled as conv
 from fastconv.errors import InvalidProblem
 from fastconv.kernels.cython import built, load
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(conv.unavailable() is not None, reason="the exte
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
-    monkeypatch.setattr(conv, "_kernels", lambda name: load(name, (request.param,)))
+    monkeypatch.setattr(compiled, "kernels", lambda name: load(name, (request.param,)))
     monkeypatch.setattr(pool, "_kernels", lambda name: load(name, (request.param,)))
     return request.param
 

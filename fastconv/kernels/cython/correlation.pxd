@@ -109,3 +109,13 @@ cdef inline void fill(const Correlation *t, const Block *b, ptrdiff_t channel, p
                         memset(to, 0, <size_t>t.pitch * sizeof(real))
                     to += t.pitch
         to += (t.channel_block - channels) * t.column_group_count * t.buffer_row_count * t.pitch
+
+
+cdef inline const real *gathered(const Correlation *t, const Block *b, ptrdiff_t channel, ptrdiff_t channels,
+                          real *buffer) noexcept nogil:
+    """Some source channels with all that the block's taps reach: a copy, or the source itself."""
+    if t.in_place:
+        return (<const real *>t.call.source + b.image * t.source_n + (b.group * t.group_source + channel) * t.source_c
+                + b.row * t.source_h + b.column)
+    fill(t, b, channel, channels, buffer)
+    return buffer

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.correlation cimport (
-    Block, Correlation, CorrelationCall, CorrelationRun, fill, locate)
+    Block, Correlation, CorrelationCall, CorrelationRun, fill, gathered, locate)
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, FC_LINE_VECTORS, FC_ROWS, at_least, at_most, ceil_div, epilogue, fc_give_slot, fc_kernel, fc_take_slot,
     finish_line, lanes, line, not_finite, real, tile, transpose)
@@ -134,16 +134,6 @@ cdef void correlate_chunk(const Correlation *t, const Block *b, ptrdiff_t block,
             correlate_exactly(t, b, phase, vectors, buffer, channels, weights + phase[2] * channels * row, sums)
         else:
             correlate_phase(t, b, phase, vectors, buffer, channels, weights + phase[2] * channels * row, sums, add, ahead)
-
-
-cdef const real *gathered(const Correlation *t, const Block *b, ptrdiff_t channel, ptrdiff_t channels,
-                          real *buffer) noexcept nogil:
-    """Some source channels with all that the block's taps reach: a copy, or the source itself."""
-    if t.in_place:
-        return (<const real *>t.call.source + b.image * t.source_n + (b.group * t.group_source + channel) * t.source_c
-                + b.row * t.source_h + b.column)
-    fill(t, b, channel, channels, buffer)
-    return buffer
 
 
 cdef void correlate_block(const Correlation *t, const Block *b, real *buffer, real *sums, real *weights) noexcept nogil:

@@ -1,68 +1,139 @@
-"""grad_weight of groups with few output channels (depthwise): products of two planes, summed in vectors of pixels.
+"""grad_weight by the dots tile: products of rows of input and grad_output, summed in vectors of pixels.
 
-Its schedule is that of the forward pass, whose output grad_output has the shape of. An item is one input channel; it
-goes through blocks of pixels in order. The sum of a block is kept in vectors, sums of blocks in float64.
+For one tap, few input channels or few output channels: where gradient.pyx would spend its time on transposes. The
+schedule is that of the forward pass, whose output grad_output has the shape of: the same buffer, in which tap and
+channel are a constant distance, or the input itself. grad_output is read where it lies.
+
+An item is a chunk of input channels by a range of output channels by a share of the blocks of pixels. The first share
+sums in grad_weight itself, in chunks of a block; the others beside it, to be added up at the end, in order.
 """
 
 from libc.string cimport memset
 
-from fastconv.kernels.cython.correlation cimport Block, Correlation, CorrelationRun, fill, locate
+from fastconv.kernels.cython.arrays cimport address
+from fastconv.kernels.cython.correlation cimport Block, Correlation, CorrelationRun, gathered, locate
 from fastconv.kernels.cython.simd cimport (
-    at_most, ceil_div, copy_strided, dots, fc_give_slot, fc_kernel, fc_take_slot, real, sum_run)
+    FC_DOTS_KS, FC_DOTS_LS, add_into, at_most, ceil_div, copy_strided, dots, fc_give_slot, fc_kernel, fc_take_slot,
+    real, sum_run)
 
 cdef struct Dots:
-    CorrelationRun forward  # dest is grad_output, and packed and bias the sums, in float64
-    ptrdiff_t first_block, last_block  # blocks of pixels that this run adds
+    CorrelationRun forward  # dest is grad_output
+    size_t grad_weight, grad_bias, sums, bias_sums  # sums of the shares but the first; float64, of all; 0: no bias
+    ptrdiff_t first_block, last_block  # blocks of each share that this run adds
+    ptrdiff_t shares, share_blocks, blocks  # blocks of each share but the last, and in all
+    ptrdiff_t out_channels, out_block  # output channels of an item
+    ptrdiff_t weights  # elements of grad_weight
 
 
-cdef void add_block(const Correlation *t, const Block *b, ptrdiff_t channel, real *buffer, real *rows, double *sums,
-                    double *bias) noexcept nogil:
-    """Add one block's products to sums [k][channel][tap] and its gradients to bias [k]."""
-    cdef ptrdiff_t plane = t.column_group_count * t.buffer_row_count * t.pitch, n, k, j, step
+cdef const real *grad_rows(const Correlation *t, const Block *b, ptrdiff_t channel, ptrdiff_t channels, real *copy,
+                           ptrdiff_t *steps) noexcept nogil:
+    """Some channels of the block's grad_output, with steps of channel, image and row: where it lies, or a copy."""
+    cdef const real *grad = (<const real *>t.call.dest + b.image * t.dest_n + channel * t.dest_c + b.row * t.dest_h
+                             + b.column * t.dest_w)
+    cdef ptrdiff_t n, k, j
+    steps[0] = t.dest_c
+    steps[1] = t.dest_n
+    steps[2] = t.dest_h
+    if t.dest_w == 1:
+        return grad
+    steps[2] = b.columns
+    steps[1] = steps[2] * b.rows
+    steps[0] = steps[1] * b.images
+    for k in range(channels):
+        for n in range(b.images):
+            for j in range(b.rows):
+                copy_strided(copy + k * steps[0] + n * steps[1] + j * steps[2],
+                             grad + k * t.dest_c + n * t.dest_n + j * t.dest_h, t.dest_w, b.columns)
+    return copy
+
+
+cdef void add_bias(const Block *b, const real *grad, const ptrdiff_t *steps, ptrdiff_t channels,
+                   double *bias) noexcept nogil:
+    cdef ptrdiff_t k, n, j
+    for k in range(channels):
+        for n in range(b.images):
+            for j in range(b.rows):
+                bias[k] += sum_run(grad + k * steps[0] + n * steps[1] + j * steps[2], b.columns)
+
+
+cdef void add_block(const Dots *d, const Block *b, ptrdiff_t channel, ptrdiff_t channels, ptrdiff_t first,
+                    ptrdiff_t last, real *buffer, real *copy, real *sums, double *bias, int add) noexcept nogil:
+    """Add a block's products for output channels [first, last) of the group to sums [k][channel][tap]."""
+    cdef const Correlation *t = &d.forward.fields
+    cdef const ptrdiff_t *places = <const ptrdiff_t *>t.offsets
+    cdef const real *source = gathered(t, b, channel, channels, buffer)
     cdef const real *grad
-    fill(t, b, channel, 1, buffer)
-    for n in range(b.images):
-        for k in range(t.group_dest):
-            grad = (<const real *>t.call.dest + (b.image + n) * t.dest_n + (b.group * t.group_dest + k) * t.dest_c
-                    + b.row * t.dest_h + b.column * t.dest_w)
-            step = t.dest_h
-            if t.dest_w != 1:
-                for j in range(b.rows):
-                    copy_strided(rows + j * b.columns, grad + j * t.dest_h, t.dest_w, b.columns)
-                grad = rows
-                step = b.columns
-            dots(buffer + n * t.channel_block * plane, <const ptrdiff_t *>t.offsets, t.tap_count, t.pitch, grad, step,
-                 b.rows, b.columns, sums + (k * t.group_source + channel) * t.tap_count)
-            if bias != NULL:
-                for j in range(b.rows):
-                    bias[k] += sum_run(grad + j * step, b.columns)
+    cdef ptrdiff_t k_step = t.group_source * t.tap_count, terms = channels * t.tap_count, k = first, l, ks, ls
+    cdef ptrdiff_t rows = b.rows, columns = b.columns
+    cdef ptrdiff_t[3] steps
+    while k < last:
+        ks = at_most(FC_DOTS_KS, last - k)
+        grad = grad_rows(t, b, b.group * t.group_dest + k, ks, copy, steps)
+        if bias != NULL:
+            add_bias(b, grad, steps, ks, bias + k)
+        rows = b.rows
+        columns = b.columns
+        if t.pitch == columns and steps[2] == columns:  # rows follow each other without a gap
+            columns *= rows
+            rows = 1
+        l = 0
+        while l < terms:
+            ls = at_most(FC_DOTS_LS, terms - l)
+            dots(ks, ls, grad, steps[0], steps[1], steps[2], source, places + l, t.buffer_n, t.pitch, b.images, rows,
+                 columns, sums + k * k_step + channel * t.tap_count + l, k_step, add)
+            l += ls
+        k += ks
 
 
-cdef void run_dots(real *unit, Dots *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    cdef const Correlation *t = &run.forward.fields
-    cdef int slot = fc_take_slot(&run.forward.slots)
+cdef void run_dots(real *unit, Dots *d, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const Correlation *t = &d.forward.fields
+    cdef int slot = fc_take_slot(&d.forward.slots)
     cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
-    cdef ptrdiff_t blocks = (ceil_div(t.images, t.image_block) * ceil_div(t.rows, t.row_block)
-                             * ceil_div(t.columns, t.column_block))
-    cdef ptrdiff_t item, block, group, channel, k
-    cdef double *sums
+    cdef ptrdiff_t chunks = ceil_div(t.group_source, t.channel_block), ranges = ceil_div(t.group_dest, d.out_block)
+    cdef ptrdiff_t item, rest, share, channel, channels, from_k, to_k, group, block, begin, end, group_weights
+    cdef real *sums
     cdef double *bias
     cdef Block b
     for item in range(first, last):
-        group = item // t.group_source
-        channel = item % t.group_source
-        sums = <double *>t.call.packed + group * t.group_dest * t.group_source * t.tap_count
-        bias = <double *>t.call.bias + group * t.group_dest if t.call.bias and channel == 0 else NULL
-        if run.first_block == 0:
-            for k in range(t.group_dest):
-                memset(sums + (k * t.group_source + channel) * t.tap_count, 0,
-                       <size_t>t.tap_count * sizeof(double))
-                if bias != NULL:
-                    bias[k] = 0
-        for block in range(run.first_block, run.last_block):
-            b = locate(unit, t, group * blocks + block)
-            add_block(t, &b, channel, <real *>mine, <real *>(mine + t.sums_offset), sums, bias)
-    fc_give_slot(&run.forward.slots, slot)
+        share = item % d.shares
+        rest = item // d.shares
+        channel = rest % chunks * t.channel_block
+        channels = at_most(t.channel_block, t.group_source - channel)
+        rest //= chunks
+        from_k = rest % ranges * d.out_block
+        to_k = at_most(from_k + d.out_block, t.group_dest)
+        group = rest // ranges
+        group_weights = t.group_dest * t.group_source * t.tap_count
+        sums = <real *>d.grad_weight if share == 0 else <real *>d.sums + (share - 1) * d.weights
+        sums += group * group_weights
+        bias = NULL
+        if d.bias_sums and channel == 0:
+            bias = <double *>d.bias_sums + share * d.out_channels + group * t.group_dest
+            if d.first_block == 0:
+                memset(bias + from_k, 0, <size_t>(to_k - from_k) * sizeof(double))
+        begin = share * d.share_blocks
+        end = at_most(begin + d.share_blocks, d.blocks)
+        for block in range(begin + d.first_block, at_most(begin + d.last_block, end)):
+            b = locate(unit, t, block)
+            b.group = group
+            add_block(d, &b, channel, channels, from_k, to_k, <real *>mine, <real *>(mine + t.sums_offset), sums, bias,
+                      block > begin)
+    fc_give_slot(&d.forward.slots, slot)
+
+
+cdef void finish(real *unit, const Dots *d, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Add up the shares of output channels [first, last)."""
+    cdef ptrdiff_t row = d.weights // d.out_channels, share, k
+    cdef double bias
+    for share in range(1, d.shares):
+        add_into(<real *>d.grad_weight + first * row, <real *>d.sums + (share - 1) * d.weights + first * row,
+                 (last - first) * row)
+    if d.bias_sums:
+        for k in range(first, last):
+            bias = 0
+            for share in range(d.shares):
+                bias += (<double *>d.bias_sums)[share * d.out_channels + k]
+            (<real *>d.grad_bias)[k] = <real>bias
 
 
 cdef void dots_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -73,13 +144,34 @@ cdef void dots_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nog
     run_dots(<double *>NULL, <Dots *>task, first, last)
 
 
-#: Addresses of the range kernels.
+cdef void finish_float32(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    finish(<float *>NULL, <const Dots *>task, first, last)
+
+
+cdef void finish_float64(void *task, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    finish(<double *>NULL, <const Dots *>task, first, last)
+
+
+#: Addresses of the range kernels; both take the same task.
 DOTS = {"float32": <size_t><fc_kernel>dots_float32, "float64": <size_t><fc_kernel>dots_float64}
+FINISH = {"float32": <size_t><fc_kernel>finish_float32, "float64": <size_t><fc_kernel>finish_float64}
 
 
-def dots_range(ptrdiff_t first_block, ptrdiff_t last_block):
-    """Pack what the task of DOTS has after that of CORRELATE, whose `packed` and `bias` are the sums."""
-    cdef Dots run
-    run.first_block = first_block
-    run.last_block = last_block
-    return (<char *>&run)[sizeof(CorrelationRun):sizeof(run)]
+def dots_call(grad_weight, grad_bias, size_t sums, size_t bias_sums, ptrdiff_t first_block, ptrdiff_t last_block,
+              ptrdiff_t shares, ptrdiff_t share_blocks, ptrdiff_t blocks, ptrdiff_t out_block):
+    """Pack what the task has after that of CORRELATE; `grad_bias` is an array or None."""
+    cdef Dots d
+    memset(&d, 0, sizeof(d))
+    d.grad_weight = address(grad_weight)
+    d.grad_bias = address(grad_bias)
+    d.sums = sums
+    d.bias_sums = 0 if grad_bias is None else bias_sums
+    d.first_block = first_block
+    d.last_block = last_block
+    d.shares = shares
+    d.share_blocks = share_blocks
+    d.blocks = blocks
+    d.out_channels = grad_weight.shape[0]
+    d.out_block = out_block
+    d.weights = grad_weight.size
+    return (<char *>&d)[sizeof(CorrelationRun):sizeof(d)]

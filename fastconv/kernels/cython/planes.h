@@ -1,5 +1,5 @@
 /*
- * Work on planes of one FC_REAL: copies with padding, products of two planes. A part of simd.h, which
+ * Work on planes of one FC_REAL: copies with padding, sums. A part of simd.h, which
  * includes it once for each type; hence no guard.
  */
 
@@ -31,46 +31,6 @@ static inline void FC_(fc_copy_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff
         FC_(fc_store_some)(to + i, FC_(fc_load_some)(from + i, n - i), n - i);
     to += n;
     for (ptrdiff_t i = 0; i < after; i += FC_LANES) FC_(fc_store_some)(to + i, zero, after - i);
-}
-
-/* -- Products of planes -----------------------------------------------------------------------------------
- * sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i], for i < columns and t < taps.
- */
-FC_INLINE void FC_(fc_dots_of)(const int taps, const FC_REAL *x, const ptrdiff_t *places, ptrdiff_t x_step,
-                               const FC_REAL *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) {
-    FC_(fc_vector) sum[12] = {{0}};
-    for (ptrdiff_t j = 0; j < rows; j++) {
-        ptrdiff_t i = 0;
-#pragma GCC unroll 1
-        for (; i + FC_LANES <= columns; i += FC_LANES) {
-            const FC_(fc_vector) grad = FC_(fc_load)(y + j * y_step + i);
-#pragma GCC unroll 12
-            for (int t = 0; t < taps; t++) sum[t] += grad * FC_(fc_load)(x + places[t] + j * x_step + i);
-        }
-        if (i < columns) { /* both are 0 beyond the end: a NaN there stays where it is */
-            const FC_(fc_vector) grad = FC_(fc_load_some)(y + j * y_step + i, columns - i);
-#pragma GCC unroll 12
-            for (int t = 0; t < taps; t++)
-                sum[t] += grad * FC_(fc_load_some)(x + places[t] + j * x_step + i, columns - i);
-        }
-    }
-#pragma GCC unroll 12
-    for (int t = 0; t < taps; t++) {
-        double total = 0;
-        for (int lane = 0; lane < FC_LANES; lane++) total += (double)sum[t][lane];
-        sums[t] += total;
-    }
-}
-
-static inline void FC_(fc_dots)(const FC_REAL *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step,
-                                const FC_REAL *y, ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) {
-    while (taps > 0) {
-        const ptrdiff_t few = taps >= 9 ? 9 : taps >= 5 ? 5 : taps >= 3 ? 3 : 1;
-#define FC_CASE(T) case T: FC_(fc_dots_of)(T, x, places, x_step, y, y_step, rows, columns, sums); break;
-        switch (few) { FC_CASE(1) FC_CASE(3) FC_CASE(5) FC_CASE(9) }
-#undef FC_CASE
-        places += few, sums += few, taps -= few;
-    }
 }
 
 /* The sum of n neighbours, in chunks of a few vectors that are added up in double. */

@@ -35,6 +35,19 @@
 #define FC_EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
 
+/* Rows of the two sets of the dots tile: their products, one set and one row of the other fit the registers. */
+#define FC_DOTS_4(DO, K) DO(K, 1) DO(K, 2) DO(K, 3) DO(K, 4)
+#if FC_BYTES == 64
+#define FC_DOTS_KS 4
+#define FC_DOTS_LS 6
+#define FC_DOTS_6(DO, K) FC_DOTS_4(DO, K) DO(K, 5) DO(K, 6)
+#define FC_EACH_DOTS(DO) FC_DOTS_6(DO, 1) FC_DOTS_6(DO, 2) FC_DOTS_6(DO, 3) FC_DOTS_6(DO, 4)
+#else
+#define FC_DOTS_KS 3
+#define FC_DOTS_LS 4
+#define FC_EACH_DOTS(DO) FC_DOTS_4(DO, 1) FC_DOTS_4(DO, 2) FC_DOTS_4(DO, 3)
+#endif
+
 /* Vectors of the line tile, for 1 to 4 rows: sums and the vectors of x fit the registers. */
 #if FC_BYTES == 64
 #define FC_LINE_VECTORS(ROWS) ((ROWS) <= 2 ? 8 : 6)
@@ -332,6 +345,7 @@ static inline void FC_(fc_epilogue)(FC_REAL *rows, ptrdiff_t step, ptrdiff_t n, 
         }
 }
 
+#include "dots.h"
 #include "planes.h"
 
 #undef FC_REAL

@@ -11,6 +11,8 @@ cdef extern from "simd.h" nogil:
     enum:
         FC_BYTES
         FC_ROWS
+        FC_DOTS_KS
+        FC_DOTS_LS
     void fc_tile_f32(ptrdiff_t rows, int vectors, const float *a, const ptrdiff_t *offsets, ptrdiff_t count,
                      const float *b, ptrdiff_t b_step, float *c, ptrdiff_t c_step, int add)
     void fc_tile_f64(ptrdiff_t rows, int vectors, const double *a, const ptrdiff_t *offsets, ptrdiff_t count,
@@ -19,10 +21,12 @@ cdef extern from "simd.h" nogil:
                               ptrdiff_t n, ptrdiff_t m)
     void fc_transpose_all_f64(const double *source, ptrdiff_t source_step, double *to, ptrdiff_t to_step,
                               ptrdiff_t n, ptrdiff_t m)
-    void fc_dots_f32(const float *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const float *y,
-                     ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
-    void fc_dots_f64(const double *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const double *y,
-                     ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums)
+    void fc_dots_f32(ptrdiff_t ks, ptrdiff_t ls, const float *y, ptrdiff_t y_k, ptrdiff_t y_n, ptrdiff_t y_row,
+                     const float *x, const ptrdiff_t *places, ptrdiff_t x_n, ptrdiff_t x_row, ptrdiff_t images,
+                     ptrdiff_t rows, ptrdiff_t columns, float *sums, ptrdiff_t k_step, int add)
+    void fc_dots_f64(ptrdiff_t ks, ptrdiff_t ls, const double *y, ptrdiff_t y_k, ptrdiff_t y_n, ptrdiff_t y_row,
+                     const double *x, const ptrdiff_t *places, ptrdiff_t x_n, ptrdiff_t x_row, ptrdiff_t images,
+                     ptrdiff_t rows, ptrdiff_t columns, double *sums, ptrdiff_t k_step, int add)
     void fc_copy_even_f32(float *to, const float *source, ptrdiff_t n)
     void fc_copy_even_f64(double *to, const double *source, ptrdiff_t n)
     void fc_copy_padded_f32(float *to, const float *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
@@ -83,13 +87,14 @@ cdef inline void finish_line(const real *source, real *to, ptrdiff_t n, real bia
         fc_finish_f64(source, to, n, bias, relu)
 
 
-cdef inline void dots(const real *x, const ptrdiff_t *places, ptrdiff_t taps, ptrdiff_t x_step, const real *y,
-                      ptrdiff_t y_step, ptrdiff_t rows, ptrdiff_t columns, double *sums) noexcept nogil:
-    """sums[t] += sum over (j, i) of x[places[t] + j * x_step + i] * y[j * y_step + i]."""
+cdef inline void dots(ptrdiff_t ks, ptrdiff_t ls, const real *y, ptrdiff_t y_k, ptrdiff_t y_n, ptrdiff_t y_row,
+                      const real *x, const ptrdiff_t *places, ptrdiff_t x_n, ptrdiff_t x_row, ptrdiff_t images,
+                      ptrdiff_t rows, ptrdiff_t columns, real *sums, ptrdiff_t k_step, int add) noexcept nogil:
+    """sums[k][l] (+)= sum over pixels of y[k] * x[places[l]]: the dots tile of dots.h."""
     if real is float:
-        fc_dots_f32(x, places, taps, x_step, y, y_step, rows, columns, sums)
+        fc_dots_f32(ks, ls, y, y_k, y_n, y_row, x, places, x_n, x_row, images, rows, columns, sums, k_step, add)
     else:
-        fc_dots_f64(x, places, taps, x_step, y, y_step, rows, columns, sums)
+        fc_dots_f64(ks, ls, y, y_k, y_n, y_row, x, places, x_n, x_row, images, rows, columns, sums, k_step, add)
 
 
 cdef inline void transpose(const real *source, ptrdiff_t source_step, real *to, ptrdiff_t to_step,
