@@ -51,11 +51,11 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
 
 
 #: Measured at one thread, AVX-512, share of the peak. Dense: 3x3, 5x5 and 1x1 layers of 64 to 512 channels reach
-#: 0.75-0.91, 0.7-0.9 and 0.55-0.88 of it. Narrow: depthwise and groups of 4 reach 0.08-0.55.
-SHARE_OF_PEAK = {Direction.FORWARD: 0.85, Direction.BACKWARD_INPUT: 0.82, Direction.BACKWARD_WEIGHT: 0.7}
+#: 0.82-0.92, 0.8-0.92 and 0.7-0.9 of it, strided ones 0.55-0.8. Narrow: groups of 4 reach 0.3-0.55.
+SHARE_OF_PEAK = {Direction.FORWARD: 0.87, Direction.BACKWARD_INPUT: 0.85, Direction.BACKWARD_WEIGHT: 0.8}
 NARROW_SHARE_OF_PEAK = 0.2
 #: Seconds to pack a weight, or to write its gradient; of a plane of a narrow layer; of a call.
-WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 1e-9, 150e-9, 6e-6
+WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 0.5e-9, 150e-9, 6e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
