@@ -10,7 +10,6 @@ import math
 import os
 import threading
 from bisect import bisect_left
-from collections import deque
 from typing import TypeAlias
 
 import numpy as np
@@ -22,11 +21,6 @@ ALIGNMENT = 64
 
 #: Idle arenas beyond this many bytes in total are given back to the system.
 KEPT_BYTES = 512 * 2**20
-
-
-#: Results of at least so many bytes are kept as well. Smaller ones malloc keeps; glibc's gives larger ones back to the
-#: system each time, which clears every page it hands out again: 29 ms for 103 MB, where filling them takes 8.
-RESULT_BYTES = 32 * 2**20
 
 
 def aligned_bytes(nbytes: int) -> int:
@@ -94,8 +88,6 @@ _lock = threading.Lock()
 #: Arenas that nobody uses, by size, and their sizes.
 _idle: list[_Arena] = []
 _idle_sizes: list[int] = []
-#: Arenas given back, but not yet counted among these.
-_returned: deque[_Arena] = deque()
 _in_use_bytes = 0
 _kept_bytes = 0
 _peak_bytes = 0
@@ -136,14 +128,12 @@ def _fresh(nbytes: int) -> _Arena:
     return arena
 
 
-def _checkout(nbytes: int, most: float = math.inf) -> _Arena | None:
-    """The smallest idle arena that fits, if it has no more than `most` bytes."""
+def _checkout(nbytes: int) -> _Arena | None:
+    """The smallest idle arena that fits."""
     global _in_use_bytes, _kept_bytes, _peak_bytes
     with _lock:
-        if _returned:
-            _keep_returned()
         fitting = bisect_left(_idle_sizes, nbytes)
-        if fitting == len(_idle) or _idle_sizes[fitting] > most:
+        if fitting == len(_idle):
             return None
         size = _idle_sizes.pop(fitting)
         _kept_bytes -= size
@@ -154,18 +144,11 @@ def _checkout(nbytes: int, most: float = math.inf) -> _Arena | None:
 
 
 def _give_back(arena: _Arena) -> None:
-    _returned.append(arena)
-    with _lock:
-        _keep_returned()
-
-
-def _keep_returned() -> None:
-    """Keep what was given back, with the lock held; beyond the bound the largest go, so that as few as possible do."""
+    """Keep it; beyond the bound the largest go, so that as few as possible do."""
     global _in_use_bytes, _kept_bytes
-    while _returned:
-        arena = _returned.popleft()
-        size = arena[0]
-        _in_use_bytes = max(_in_use_bytes - size, 0)  # a forked child counts from 0, whatever it holds
+    size = arena[0]
+    with _lock:
+        _in_use_bytes -= size
         _kept_bytes += size
         place = bisect_left(_idle_sizes, size)
         _idle_sizes.insert(place, size)
@@ -173,41 +156,6 @@ def _keep_returned() -> None:
         while _kept_bytes > KEPT_BYTES:
             _kept_bytes -= _idle_sizes.pop()
             _idle.pop()
-
-
-class _Lent:
-    """What a result's memory belongs to: with the last array that looks at it, its arena is given back."""
-
-    __slots__ = ("__array_interface__", "_arena")
-
-    def __init__(self, arena: _Arena, shape: tuple[int, ...], dtype: str) -> None:
-        self._arena = arena
-        self.__array_interface__ = {
-            "data": (arena[1], False), "shape": shape, "typestr": np.dtype(dtype).str, "version": 3,
-        }  # fmt: skip
-
-    def __del__(self) -> None:
-        # Wherever the collector runs, even inside of this file: nothing may wait for the lock here.
-        _returned.append(self._arena)
-        if _lock.acquire(blocking=False):
-            try:
-                _keep_returned()
-            finally:
-                _lock.release()
-
-
-def result(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Uninitialised memory for a result; a large one's is kept for the next once nobody looks at it any more.
-
-    Raises
-    ------
-    MemoryError
-        When the system has no more memory.
-    """
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if nbytes < RESULT_BYTES:
-        return np.empty(shape, dtype)
-    return np.asarray(_Lent(_checkout(nbytes, 1.25 * nbytes) or _fresh(nbytes), shape, dtype))
 
 
 #: The scratch of those who asked for none.
@@ -232,7 +180,6 @@ def empty_cache() -> None:
     """Give the scratch kept between calls back to the system."""
     global _kept_bytes
     with _lock:
-        _keep_returned()
         _idle.clear()
         _idle_sizes.clear()
         _kept_bytes = 0
@@ -244,8 +191,7 @@ def memory_stats() -> dict[str, int]:
     Returns
     -------
     dict
-        ``in_use`` by calls that run now and by large results, ``kept`` for the next ones, ``peak`` of what was in use
-        at once.
+        ``in_use`` by calls that run now, ``kept`` for the next ones, ``peak`` of what was in use at once.
 
     Examples
     --------
@@ -253,7 +199,6 @@ def memory_stats() -> dict[str, int]:
     ['in_use', 'kept', 'peak']
     """
     with _lock:
-        _keep_returned()
         return {"in_use": _in_use_bytes, "kept": _kept_bytes, "peak": _peak_bytes}
 
 

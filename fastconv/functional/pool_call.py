@@ -14,7 +14,6 @@ from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import finish
 from fastconv.planner import plan
 from fastconv.problem import Ints, PoolProblem
-from fastconv.workspace import result
 
 
 class Images:
@@ -134,8 +133,8 @@ def run(
     """Output (written into `output` where it is given) and indices of batched images, in the problem's shape."""
     settled = plan(problem, Direction.FORWARD, algorithm)
     if output is None:
-        output = result(problem.output_shape, problem.dtype)
-    indices = result(problem.output_shape, "int64") if with_indices else None
+        output = np.empty(problem.output_shape, problem.dtype)
+    indices = np.empty(problem.output_shape, np.int64) if with_indices else None
     if problem.batch:
         settled.execute(arguments.plain(images).reshape(problem.input_shape), output, indices)
     return output, indices
@@ -152,7 +151,7 @@ def run_backward(
     settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
     if indices is not None and not settled.checks_indices:
         check_indices_inside(indices, problem.in_size)
-    grad_input = result(problem.input_shape, problem.dtype)
+    grad_input = np.empty(problem.input_shape, problem.dtype)
     if problem.batch:
         settled.execute(
             grad_output.reshape(problem.output_shape),
