@@ -33,6 +33,8 @@ BUFFER_BYTES, MOST_BUFFER_BYTES = 16 << 10, 192 << 10
 MOST_OUTPUTS, ITEM_MACS = 8, 100_000_000
 #: Kernels whose tiles are written out.
 TILED = (3, 5, 7)
+#: Rows of the largest tile.
+TALL = 8
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
 
@@ -152,6 +154,13 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         bool(tiled) and not scatter and segment == lanes and befores == (tiled // 2, tiled // 2)
         and (planes == 1 or (planes == 2 and sum(count for _, count in rows.phases) <= lanes))
     )  # fmt: skip
+    # Rows beyond a vector, padded by one column on the left, and on the right where a tap reads beyond the end.
+    wide = (
+        tiled == 3 and not scatter and befores == (1, 1) and counts[1] * steps[1] == source[1]
+        and (counts[1] > lanes if steps[1] == 1 else 2 * counts[1] >= 3 * lanes)
+    )  # fmt: skip
+    if wide:
+        block = min(_up(block, TALL), counts[0])
     window = kernel[0] * kernel[1]
     grid = [(r, s) for s in range(kernel[1]) for r in range(kernel[0])]
     of_weights = [r * kernel[1] + s for r, s in grid]
@@ -181,7 +190,7 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         x_offset=shifts[-1] - lows[1] % 2 if scatter else shifts[0] if tiled else 0,
         kernel=tiled, stride=steps[0] if tiled else 0,
         odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
-        taps=tap_count, row_step=steps[0] * pitch, scatter=scatter, small=small,
+        taps=tap_count, row_step=steps[0] * pitch, scatter=scatter, small=small, wide=wide,
         from_columns=sum(count for _, count in rows.phases), window=window,
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=strides[0], exact_stride_w=strides[1],
         dilation_h=dilation[0], dilation_w=dilation[1], low_h=lows[0], low_w=lows[1],

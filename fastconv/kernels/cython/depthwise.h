@@ -103,12 +103,13 @@ typedef struct {
 #define FC_FIRST_PAIRS(L, D) ((L) / 2 + (L) % 2 * FC_LANES)
 #define FC_LAST_PAIRS(L, D) ((L) / 2 + (L) % 2 * FC_LANES + FC_LANES / 2)
 #define FC_NUMBER(L, D) (L)
-#define FC_ON_1(L, D) (((L) + 1) % FC_LANES)
-#define FC_ON_2(L, D) (((L) + 2) % FC_LANES)
-#define FC_ON_3(L, D) (((L) + 3) % FC_LANES)
-#define FC_BACK_1(L, D) (((L) + 4 * FC_LANES - 1) % FC_LANES)
-#define FC_BACK_2(L, D) (((L) + 4 * FC_LANES - 2) % FC_LANES)
-#define FC_BACK_3(L, D) (((L) + 4 * FC_LANES - 3) % FC_LANES)
+/* Of two vectors in a row, the one that begins D lanes on in the first, or D lanes back from the second. */
+#define FC_ON_1(L, D) (((L) + 1) % (2 * FC_LANES))
+#define FC_ON_2(L, D) (((L) + 2) % (2 * FC_LANES))
+#define FC_ON_3(L, D) (((L) + 3) % (2 * FC_LANES))
+#define FC_BACK_1(L, D) (((L) + FC_LANES - 1) % (2 * FC_LANES))
+#define FC_BACK_2(L, D) (((L) + FC_LANES - 2) % (2 * FC_LANES))
+#define FC_BACK_3(L, D) (((L) + 3 * FC_LANES - 3) % (2 * FC_LANES))
 
 /* -- The buffer ------------------------------------------------------------------------------------------- */
 
@@ -362,6 +363,7 @@ static inline void FC_(fc_scatter)(const fc_planes *b) {
 
 #include "depthwise_small.h"
 #include "depthwise_dots.h"
+#include "depthwise_wide.h"
 
 #undef FC_VECTOR
 #undef FC_INTEGERS

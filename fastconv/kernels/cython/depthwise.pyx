@@ -41,6 +41,10 @@ cdef extern from "depthwise.h" nogil:
                        ptrdiff_t step, ptrdiff_t slot)
     void fc_gather_f32(const fc_planes *b)
     void fc_gather_f64(const fc_planes *b)
+    void fc_wide_gather_f32(const fc_planes *b)
+    void fc_wide_gather_f64(const fc_planes *b)
+    void fc_wide_dot_planes_f32(const fc_planes *b, void *into, double *totals)
+    void fc_wide_dot_planes_f64(const fc_planes *b, void *into, double *totals)
     void fc_small_gather_f32(const fc_planes *b)
     void fc_small_gather_f64(const fc_planes *b)
     void fc_scatter_f32(const fc_planes *b)
@@ -68,7 +72,7 @@ cdef struct Depthwise:
     ptrdiff_t first_row, buffer_rows, lead  # first: of block 0; zeros before the buffer
     ptrdiff_t phase_count, segment, stride_w, x_offset
     ptrdiff_t kernel, stride, odd, taps, row_step, scatter
-    ptrdiff_t small, from_columns  # rows that fit a vector need no buffer
+    ptrdiff_t small, wide, from_columns  # rows that fit a vector, or are read where they lie, need no buffer
     size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
     ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
     ptrdiff_t kernel_h, kernel_w, stride_h, exact_stride_w, dilation_h, dilation_w, low_h, low_w
@@ -173,7 +177,7 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
         return
     b.from_ = source
     b.first = t.first_row + block * t.block_step
-    for m in range(0 if t.small else t.fan_in):
+    for m in range(0 if t.small or t.wide else t.fan_in):
         fill(t, source + m * source_plane, block, planes, t.fan_in * source_plane,
              mine + t.buffer_offset + m * t.buffer_size)
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
@@ -189,6 +193,8 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
                 fc_scatter_f32(b)
             elif t.small:
                 fc_small_gather_f32(b)
+            elif t.wide:
+                fc_wide_gather_f32(b)
             else:
                 fc_gather_f32(b)
         else:
@@ -196,6 +202,8 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
                 fc_scatter_f64(b)
             elif t.small:
                 fc_small_gather_f64(b)
+            elif t.wide:
+                fc_wide_gather_f64(b)
             else:
                 fc_gather_f64(b)
 
@@ -215,7 +223,7 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     b.from_ = source
     b.first = t.first_row + block * t.block_step
-    if not t.small:
+    if not t.small and not t.wide:
         fill(t, source, block, b.planes, source_plane, mine + t.buffer_offset)
     for m in range(t.fan_out):
         b.to = <void *>(grad + m * plane)
@@ -232,11 +240,15 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
         if real is float:
             if t.small:
                 fc_small_dot_planes_f32(b, sums, totals)
+            elif t.wide:
+                fc_wide_dot_planes_f32(b, sums, totals)
             else:
                 fc_dot_planes_f32(b, sums, totals)
         else:
             if t.small:
                 fc_small_dot_planes_f64(b, sums, totals)
+            elif t.wide:
+                fc_wide_dot_planes_f64(b, sums, totals)
             else:
                 fc_dot_planes_f64(b, sums, totals)
         sums += t.taps * lanes(mine)
