@@ -178,7 +178,8 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
     offsets["grads_offset"] = offsets["weights_offset"] + (tap_count + 1) * lanes + lanes
     offsets["sums_offset"] = offsets["grads_offset"] + (block * lanes if counts[1] < lanes else 0)
     offsets["totals_offset"] = offsets["sums_offset"] + fan_out * window * lanes
-    slot_bytes = offsets["totals_offset"] * item_bytes + 8 * fan_out * (lanes + planes * window)
+    totals_step = _up(window, lanes) * planes  # whole vectors
+    slot_bytes = offsets["totals_offset"] * item_bytes + 8 * fan_out * (lanes + totals_step)
     row_block = 2 * block if scatter else block
     items = -(-problem.in_channels // planes)
     blocks = -(-dest[0] // row_block)
@@ -194,7 +195,7 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         from_columns=sum(count for _, count in rows.phases), window=window,
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=strides[0], exact_stride_w=strides[1],
         dilation_h=dilation[0], dilation_w=dilation[1], low_h=lows[0], low_w=lows[1],
-        buffer_size=buffer_size, slot_bytes=aligned_bytes(slot_bytes), **offsets,
+        buffer_size=buffer_size, totals_step=totals_step, slot_bytes=aligned_bytes(slot_bytes), **offsets,
         **{name: array.ctypes.data for name, array in arrays.items()},
     )  # fmt: skip
     if direction is not Direction.BACKWARD_WEIGHT:

@@ -53,8 +53,8 @@ cdef extern from "depthwise.h" nogil:
     void fc_dot_planes_f64(const fc_planes *b, void *into, double *totals)
     void fc_small_dot_planes_f32(const fc_planes *b, void *into, double *totals)
     void fc_small_dot_planes_f64(const fc_planes *b, void *into, double *totals)
-    void fc_collect_f32(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
-    void fc_collect_f64(void *sums, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to, ptrdiff_t step)
+    void fc_collect_f32(void *sums, ptrdiff_t n, ptrdiff_t slot, double *to)
+    void fc_collect_f64(void *sums, ptrdiff_t n, ptrdiff_t slot, double *to)
 
 cdef struct Call:  # what differs between calls
     size_t source, dest, weight, bias, scratch  # addresses; grad_weight: dest is grad_output
@@ -77,7 +77,7 @@ cdef struct Depthwise:
     ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
     ptrdiff_t kernel_h, kernel_w, stride_h, exact_stride_w, dilation_h, dilation_w, low_h, low_w
     ptrdiff_t buffer_offset, buffer_size, weights_offset, grads_offset, sums_offset, totals_offset  # in elements
-    ptrdiff_t slot_bytes  # of a thread's scratch
+    ptrdiff_t totals_step, slot_bytes  # doubles of an output's totals; of a thread's scratch
 
 cdef struct Run:
     Call call
@@ -255,16 +255,14 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
         totals += lanes(mine)
 
 
-cdef void collect(const Depthwise *t, ptrdiff_t planes, real *sums, double *totals) noexcept nogil:
-    """Add the sums in vectors, tap by tap, to those in float64, and clear them."""
+cdef void collect(const Depthwise *t, real *sums, double *totals) noexcept nogil:
+    """Add the sums in vectors to those in float64, [tap][plane] of each output, and clear them."""
     cdef ptrdiff_t m
     for m in range(t.fan_out):
         if real is float:
-            fc_collect_f32(sums + m * t.taps * lanes(sums), t.taps, planes, t.slot, totals + m * t.planes * t.taps,
-                           t.taps)
+            fc_collect_f32(sums + m * t.taps * lanes(sums), t.taps, t.slot, totals + m * t.totals_step)
         else:
-            fc_collect_f64(sums + m * t.taps * lanes(sums), t.taps, planes, t.slot, totals + m * t.planes * t.taps,
-                           t.taps)
+            fc_collect_f64(sums + m * t.taps * lanes(sums), t.taps, t.slot, totals + m * t.totals_step)
 
 
 cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
@@ -278,21 +276,21 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
     cdef double *totals = bias_totals + t.fan_out * lanes(mine)
     cdef double total
     memset(sums, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))
-    memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.planes * t.taps)) * sizeof(double))
+    memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.totals_step)) * sizeof(double))
     b.planes = planes
     for image in range(t.images):
         for block in range(t.blocks):
             add_block(call, t, b, image, channel, block, mine)
             vectors += block_vectors
             if vectors >= CHUNK_VECTORS:
-                collect(t, planes, sums, totals)
+                collect(t, sums, totals)
                 vectors = 0
-    collect(t, planes, sums, totals)
+    collect(t, sums, totals)
     for g in range(planes):
         for m in range(t.fan_out):
             k = (channel + g) * t.fan_out + m
             for a in range(t.taps):
-                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[(m * t.planes + g) * t.taps + a]
+                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[m * t.totals_step + a * t.planes + g]
             if call.grad_bias:
                 total = 0
                 for lane in range(g * t.slot, (g + 1) * t.slot):

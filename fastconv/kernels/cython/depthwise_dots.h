@@ -117,25 +117,25 @@ static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into, double *to
     }
 }
 
-/* Adds n vectors of sums, lane by lane of each slot, to to[g * step + t], and clears them. */
-static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t planes, ptrdiff_t slot, double *to,
-                                   ptrdiff_t step) {
+/*
+ * Adds the lanes of each slot of n vectors of sums to to[t * slots + g], and clears the sums. Neighbouring lanes of
+ * two vectors are added into one, until a slot is one lane: half the shuffles of a transpose, fewer for 9 taps.
+ * `to` has room for whole vectors.
+ */
+static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t slot, double *to) {
     FC_VECTOR *sums = (FC_VECTOR *)from;
-    for (ptrdiff_t t = 0; t < n; t += FC_LANES) {
-        FC_VECTOR rows[FC_LANES];
-#pragma GCC unroll 16
-        for (int i = 0; i < FC_LANES; i++) {
-            rows[i] = t + i < n ? sums[t + i] : (FC_VECTOR){0};
-            if (t + i < n) sums[t + i] = (FC_VECTOR){0};
+    for (ptrdiff_t t = 0; t < n; t += FC_LANES, to += FC_LANES * (FC_LANES / slot)) {
+        FC_VECTOR rows[FC_LANES + 1];
+        ptrdiff_t many = n - t < FC_LANES ? n - t : FC_LANES;
+        for (ptrdiff_t i = 0; i < many; i++) rows[i] = sums[t + i], sums[t + i] = (FC_VECTOR){0};
+        for (ptrdiff_t width = slot; width > 1; width /= 2) {
+            rows[many] = (FC_VECTOR){0};
+            many = (many + 1) / 2;
+            for (ptrdiff_t i = 0; i < many; i++)
+                rows[i] = FC_MIX(rows[2 * i], rows[2 * i + 1], FC_EVENS) +
+                          FC_MIX(rows[2 * i], rows[2 * i + 1], FC_ODDS);
         }
-        FC_(fc_transpose)(rows); /* now rows[lane][t] */
-        for (ptrdiff_t g = 0; g < planes; g++) {
-            FC_REAL sums_of[FC_LANES];
-            FC_VECTOR sum = rows[g * slot];
-            for (ptrdiff_t i = 1; i < slot; i++) sum += rows[g * slot + i];
-            FC_(fc_store)(sums_of, sum);
-            for (ptrdiff_t i = 0; i < FC_LANES && t + i < n; i++) to[g * step + t + i] += (double)sums_of[i];
-        }
+        for (ptrdiff_t i = 0; i < many; i++) FC_(fc_add_lanes)(to + i * FC_LANES, rows[i]);
     }
 }
 
