@@ -37,7 +37,9 @@ FC_INLINE void FC_(fc_dot_rows)(const int rows, const int many, const int k, con
 }
 
 FC_INLINE void FC_(fc_add_lanes)(double *totals, FC_VECTOR x) {
-    for (int lane = 0; lane < FC_LANES; lane++) totals[lane] += (double)x[lane];
+    typedef double wide __attribute__((vector_size(8 * FC_LANES)));
+    typedef double wide_memory __attribute__((vector_size(8 * FC_LANES), aligned(8), may_alias));
+    *(wide_memory *)totals += __builtin_convertvector(x, wide);
 }
 
 FC_INLINE void FC_(fc_dot_columns)(const int many, const int k, const int stride, const int masked,
@@ -127,7 +129,10 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t slot, doub
     for (ptrdiff_t t = 0; t < n; t += FC_LANES, to += FC_LANES * (FC_LANES / slot)) {
         FC_VECTOR rows[FC_LANES + 1];
         ptrdiff_t many = n - t < FC_LANES ? n - t : FC_LANES;
-        for (ptrdiff_t i = 0; i < many; i++) rows[i] = sums[t + i], sums[t + i] = (FC_VECTOR){0};
+        for (ptrdiff_t i = 0; i < many; i++) {
+            rows[i] = sums[t + i], sums[t + i] = (FC_VECTOR){0};
+            __asm__ volatile("" ::: "memory"); /* else the loop becomes two calls, which take longer than the sums */
+        }
         for (ptrdiff_t width = slot; width > 1; width /= 2) {
             rows[many] = (FC_VECTOR){0};
             many = (many + 1) / 2;
