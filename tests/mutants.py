@@ -31,6 +31,7 @@ POOL = "tests/test_conformance_pool.py"
 LAWS = "tests/test_laws.py"
 VALUES = "tests/test_edge_values.py"
 BLOCKS = "tests/test_blocks.py"
+DEPTHWISE = "tests/test_depthwise.py"
 PROPERTIES = "tests/test_properties.py"
 PARAMETERS = "tests/test_edge_parameters.py"
 SHAPES = "tests/test_edge_shapes.py"
@@ -413,6 +414,33 @@ MUTANTS: tuple[Mutant, ...] = (
         "block > begin + d.first_block)",
         BLOCKS,
         "cython_tiled and backward_weight",
+    ),
+    Mutant(
+        "cython_tiled forward: rows of small planes are rotated the wrong way",
+        ("conv/cython_tiled forward",),
+        "fastconv/kernels/cython/depthwise_small.h",
+        "const int d = s - k / 2;",
+        "const int d = k / 2 - s;",
+        DEPTHWISE,
+        "oracle",
+    ),
+    Mutant(
+        "cython_tiled backward_input: infinite depthwise weights meet the zeros beyond grad_output",
+        ("conv/cython_tiled backward_input", "nan"),
+        "fastconv/kernels/cython/depthwise.pyx",
+        "if call.exact and not_finite(",
+        "if False and not_finite(",
+        DEPTHWISE,
+        "finite",
+    ),
+    Mutant(
+        "cython_tiled backward_weight: the last vector of a depthwise row counts twice what overlaps",
+        ("conv/cython_tiled backward_weight", "tail"),
+        "fastconv/kernels/cython/depthwise_wide.h",
+        "lane >= (FC_INT)(i + FC_LANES - b.columns)",
+        "lane >= 0",
+        DEPTHWISE,
+        "oracle",
     ),
     Mutant(
         "numba_direct backward_weight: each call begins its sums anew",

@@ -16,7 +16,7 @@ import pytest
 
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
-from fastconv.conv import compiled, contraction, correlation, dots, im2col_gemm, tiles
+from fastconv.conv import compiled, contraction, correlation, depthwise, dots, im2col_gemm, tiles
 from fastconv.conv import cython_tiled as conv
 from fastconv.conv import numba_direct as numba_conv
 from fastconv.planner import REGISTRY
@@ -39,6 +39,7 @@ from tests.problems import (
 SMALL = {
     correlation: {"BLOCK_PIXELS": 12, "NARROW_PIXELS": 40, "BLOCK_REDUCTION": 27, "SUM_BYTES": 4000, "ITEMS": 1},
     contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 20, "RUN_MACS": 200_000},
+    depthwise: {"BUFFER_BYTES": 900, "CHUNK_VECTORS": 5},
     dots: {"RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
@@ -50,6 +51,7 @@ SMALLEST = {
         "BLOCK_PIXELS": 3, "NARROW_PIXELS": 1, "BLOCK_REDUCTION": 1, "BUFFER_BYTES": 1, "SUM_BYTES": 1, "ITEM_MACS": 1,
     },
     contraction: {"BLOCK_PIXELS": 3, "ITEM_ROWS": 1, "SUM_BYTES": 1, "RUN_MACS": 1},
+    depthwise: {"BUFFER_BYTES": 1, "CHUNK_VECTORS": 1, "TALL": 1},
     dots: {"RUN_MACS": 1, "SHARE_BYTES": 0},
     tiles: {"LEAD": 36, "POSITIONS": 5, "PLANES_BYTES": 1, "LEAST_CHANNELS": 1, "ITEM_FLOPS": 1},
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
@@ -58,14 +60,15 @@ SMALLEST = {
 }  # fmt: skip
 CACHED = (
     correlation.correlation, contraction.contraction, compiled.gathering, conv._contracting, dots.takes,
-    dots.schedule_of, tiles.correlation_layout,
+    dots.schedule_of, depthwise.schedule, tiles.correlation_layout,
     tiles.gradient_split, pool._schedule,
 )  # fmt: skip
 
 CONV_NAMES = (
     "tiles-f32", "tiles_nhwc-f64", "tiles_stride-f32", "tiles_pointwise-f64",
     "tiles_groups-f64", "depthwise-f32", "depthwise_17-f64", "width_33-f32", "out_channels_33-f64", "batch_9-f64",
-    "stride_over_kernel-f32", "depthwise_multiplier_3-f64", "everything_deep-f32",
+    "stride_over_kernel-f32", "depthwise_multiplier_3-f64", "everything_deep-f32", "tiles_depthwise-f32",
+    "groups_to_one_output-f32",
 )  # fmt: skip
 POOL_NAMES = ("large-f32", "large-f64", "ceil_padded-f32", "unequal-f64", "width_66_stride_2-f32", "batch_5-f32")
 CHOSEN = {name: CONV_PROBLEMS[name] for name in CONV_NAMES}

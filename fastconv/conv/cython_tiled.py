@@ -59,6 +59,9 @@ WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 0.5e-9, 150e-9, 6e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
+    planes = depthwise.cost(problem, direction, threads, machine)
+    if planes is not None:
+        return planes
     lanes = {"v4": 64, "v3": 32}.get(machine.level, 16) // ITEM_BYTES[problem.dtype]
     channels = problem.group_in_channels if direction is Direction.BACKWARD_INPUT else problem.group_out_channels
     seconds = 2 * problem.macs / machine.peak_flops(problem.dtype)

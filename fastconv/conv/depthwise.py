@@ -22,7 +22,7 @@ import numpy as np
 from fastconv import threads as pool
 from fastconv.algorithm import Direction, Epilogue
 from fastconv.kernels.cython import load
-from fastconv.machine import machine
+from fastconv.machine import Machine, machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
 from fastconv.taps import even
 from fastconv.workspace import Scratch, aligned_bytes
@@ -33,8 +33,8 @@ BUFFER_BYTES, MOST_BUFFER_BYTES = 16 << 10, 192 << 10
 MOST_OUTPUTS, ITEM_MACS = 8, 100_000_000
 #: Kernels whose tiles are written out.
 TILED = (3, 5, 7)
-#: Rows of the largest tile.
-TALL = 8
+#: Rows of the largest tile. Vectors of products that are summed in vectors before they go to float64.
+TALL, CHUNK_VECTORS = 8, 256
 #: The pool runs no more threads than this at once, each with scratch of its own.
 MOST_THREADS = 256
 
@@ -88,15 +88,45 @@ def _row_layout(size: int, count: int, low: int, taps: Sequence[int], stride: in
     return Rows(tuple(phases), gap, places)
 
 
+#: Measured at one thread, AVX-512: share of the peak of 3x3 and 7x7 on planes of 28x28 and more, and seconds of a
+#: plane beside it, from planes of 7x7 and 14x14.
+SHARE_OF_PEAK, PLANE_SECONDS, CALL_SECONDS = 0.7, 30e-9, 5e-6
+
+
+def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float | None:
+    """Seconds; None where it is the tiles that compute the problem."""
+    if not _fits(problem, direction):
+        return None
+    seconds = 2 * problem.macs / machine.peak_flops(problem.dtype) / SHARE_OF_PEAK
+    seconds += PLANE_SECONDS * max(problem.batch, 1) * problem.out_channels
+    return CALL_SECONDS + max(seconds / threads, problem.bytes / machine.copy_bandwidth)
+
+
 def _up(extent: int, unit: int) -> int:
     return -(-extent // unit) * unit
 
 
-def _scattered(problem: ConvProblem) -> bool:
-    """Whether grad_input is written in four phases: of a stride of 2."""
+def _strides(problem: ConvProblem) -> tuple[int, ...]:
+    """With a single output along an axis its stride says nothing; it may be 2^62."""
+    return tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
+
+
+def _fits(problem: ConvProblem, direction: Direction) -> bool:
+    """Whether the kernels can compute a problem, if its rows are not too long."""
+    if problem.axes != 2 or problem.group_in_channels != 1 or problem.group_out_channels > MOST_OUTPUTS:
+        return False
+    if problem.channels_last:
+        return False
+    if direction is Direction.BACKWARD_WEIGHT:
+        return problem.macs <= problem.out_channels * ITEM_MACS
+    return direction is Direction.FORWARD or _strides(problem) == (1, 1) or _scatters(problem)
+
+
+def _scatters(problem: ConvProblem) -> bool:
+    """Whether grad_input can be written in four phases: of a stride of 2."""
     kernel = problem.kernel[0]
     return (
-        problem.stride == (2, 2) and problem.dilation == (1, 1) and problem.kernel == (kernel, kernel)
+        _strides(problem) == (2, 2) and problem.dilation == (1, 1) and problem.kernel == (kernel, kernel)
         and kernel in TILED and problem.group_out_channels == 1 and problem.pads[0][0] % 2 == problem.pads[1][0] % 2
     )  # fmt: skip
 
@@ -104,19 +134,13 @@ def _scattered(problem: ConvProblem) -> bool:
 @lru_cache(maxsize=256)
 def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> Schedule | None:
     """The schedule of a depthwise problem; None where the tiles do better, or alone can."""
-    outputs = problem.group_out_channels
-    if problem.axes != 2 or problem.group_in_channels != 1 or outputs > MOST_OUTPUTS or problem.channels_last:
+    if not _fits(problem, direction):
         return None
-    if direction is Direction.BACKWARD_WEIGHT and problem.macs > problem.out_channels * ITEM_MACS:
-        return None
+    outputs, strides = problem.group_out_channels, _strides(problem)
     item_bytes = ITEM_BYTES[problem.dtype]
     lanes = vector_bytes // item_bytes
     turned = direction is Direction.BACKWARD_INPUT
-    # With a single output along an axis its stride says nothing; it may be 2^62.
-    strides = tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
     scatter = turned and strides != (1, 1)
-    if scatter and not _scattered(problem):
-        return None
     kernel, dilation, lows = problem.kernel, problem.dilation, tuple(low for low, _ in problem.pads)
     source, dest = (problem.out_size, problem.in_size) if turned else (problem.in_size, problem.out_size)
     taps = [[index * d for index in range(k)] for k, d in zip(kernel, dilation)]
@@ -191,7 +215,7 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         x_offset=shifts[-1] - lows[1] % 2 if scatter else shifts[0] if tiled else 0,
         kernel=tiled, stride=steps[0] if tiled else 0,
         odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
-        taps=tap_count, row_step=steps[0] * pitch, scatter=scatter, small=small, wide=wide,
+        taps=tap_count, row_step=steps[0] * pitch, chunk_vectors=CHUNK_VECTORS, scatter=scatter, small=small, wide=wide,
         from_columns=sum(count for _, count in rows.phases), window=window,
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=strides[0], exact_stride_w=strides[1],
         dilation_h=dilation[0], dilation_w=dilation[1], low_h=lows[0], low_w=lows[1],

@@ -72,6 +72,7 @@ cdef struct Depthwise:
     ptrdiff_t first_row, buffer_rows, lead  # first: of block 0; zeros before the buffer
     ptrdiff_t phase_count, segment, stride_w, x_offset
     ptrdiff_t kernel, stride, odd, taps, row_step, scatter
+    ptrdiff_t chunk_vectors  # of products, summed in vectors before they go to float64
     ptrdiff_t small, wide, from_columns  # rows that fit a vector, or are read where they lie, need no buffer
     size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
     ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
@@ -82,9 +83,6 @@ cdef struct Depthwise:
 cdef struct Run:
     Call call
     Depthwise fields
-
-#: Vectors of products that are summed in vectors before they go to float64.
-cdef ptrdiff_t CHUNK_VECTORS = 256
 
 
 cdef inline void fill(const Depthwise *t, const real *source, ptrdiff_t block, ptrdiff_t planes, ptrdiff_t plane_step,
@@ -282,7 +280,7 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
         for block in range(t.blocks):
             add_block(call, t, b, image, channel, block, mine)
             vectors += block_vectors
-            if vectors >= CHUNK_VECTORS:
+            if vectors >= t.chunk_vectors:
                 collect(t, sums, totals)
                 vectors = 0
     collect(t, sums, totals)
