@@ -2,10 +2,12 @@
 
 An algorithm under test gets memory that tells on it: results filled with NaN, scratch filled with a pattern and exactly
 as large as promised, inputs that are not writable and surrounded by NaN, and guard bytes on both sides of everything.
+Under AddressSanitizer (make sanitize) the guards are forbidden ground: whoever reads them is stopped, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,19 @@ from fastconv.algorithm import Algorithm, Direction, Epilogue
 from fastconv.problem import ConvProblem, PoolProblem, Problem
 from fastconv.workspace import ALIGNMENT, Scratch
 
-_GUARD_BYTES = 256
+#: With two of them an array is too large for NumPy's cache of small ones, where poison would outlive it.
+_GUARD_BYTES = 512
 _GUARD = 0xFF  # as floating point, NaN
+
+_process = ctypes.CDLL(None)
+SANITIZED = hasattr(_process, "__asan_poison_memory_region")
+
+
+def _forbid(memory: np.ndarray, forbidden: bool) -> None:
+    """Let AddressSanitizer stop whoever touches these bytes, or no longer; without it this does nothing."""
+    if SANITIZED:
+        act = _process.__asan_poison_memory_region if forbidden else _process.__asan_unpoison_memory_region
+        act(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes))
 
 
 class Memory:
@@ -31,9 +44,18 @@ class Memory:
         self._end = self._start + nbytes
         self._bytes[self._start : self._end] = fill
         self.array = self._bytes[self._start : self._end].view(kind).reshape(shape)
+        for guard in self._guards:
+            _forbid(guard, True)
+
+    @property
+    def _guards(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._bytes[: self._start], self._bytes[self._end :]
 
     def check_guards(self, what: str) -> None:
-        before, after = self._bytes[: self._start], self._bytes[self._end :]
+        """Nothing was written beside the array; from here on whoever likes may look there."""
+        before, after = self._guards
+        _forbid(before, False)
+        _forbid(after, False)
         assert (before == _GUARD).all(), f"{what}: wrote before its beginning"
         assert (after == _GUARD).all(), f"{what}: wrote behind its end, at byte {int((after != _GUARD).argmax())} of it"
 
@@ -118,14 +140,52 @@ def _assert_alike(actual: Any, expected: np.ndarray, what: str) -> None:
 # -- Running an algorithm as the contract says, and no better ----------------------------------------
 
 
+class Pieces(Scratch):
+    """Scratch that is counted as usual, while each piece lies by itself between guards, filled with `byte`."""
+
+    __slots__ = ("_byte", "_pieces")
+
+    def __init__(self, nbytes: int, byte: int) -> None:
+        super().__init__(np.empty(0, np.uint8), nbytes)
+        self._byte = byte
+        self._pieces: list[tuple[int, Memory]] = []
+
+    def _piece(self, nbytes: int) -> np.ndarray:
+        start = self._used
+        super().reserve(nbytes)
+        piece = Memory((nbytes,), np.uint8, self._byte, aligned=True)
+        self._pieces.append((start, piece))
+        return piece.array
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        kind = np.dtype(dtype)
+        return self._piece(int(np.prod(shape, dtype=object)) * kind.itemsize).view(kind).reshape(shape)
+
+    def reserve(self, nbytes: int) -> int:
+        return self._piece(nbytes).ctypes.data
+
+    def release(self, mark: int) -> None:
+        self._check(mark, "released scratch")
+        super().release(mark)
+        self._pieces = [(start, piece) for start, piece in self._pieces if start < mark]
+
+    def check_guards(self, what: str) -> None:
+        self._check(0, what)
+
+    def _check(self, first: int, what: str) -> None:
+        for start, piece in self._pieces:
+            if start >= first:
+                piece.check_guards(f"{what}, piece at {start}")
+
+
 def _granted(
     algorithm: Algorithm, problem: Problem, direction: Direction, threads: int, generous: bool, grant: int | None
-) -> Memory:
+) -> Pieces:
     least, best = algorithm.workspace_bytes(problem, direction, threads)
     assert 0 <= least <= best, f"workspace {least} to {best}"
     if grant is None:
         grant = best if generous else least
-    return Memory((grant,), np.uint8, 0xFF if generous else 0xA5, aligned=True)
+    return Pieces(grant, 0xFF if generous else 0xA5)
 
 
 def _execute(
@@ -140,7 +200,7 @@ def _execute(
     """Call with operands and results as they come in `arguments`; return the results."""
     scratch = _granted(algorithm, problem, direction, threads, generous, grant)
     plain = [entry.array if isinstance(entry, Memory) else entry for entry in arguments]
-    algorithm.direction(direction)(problem, *plain, Scratch(scratch.array), threads)
+    algorithm.direction(direction)(problem, *plain, scratch, threads)
     scratch.check_guards("scratch")
     results = []
     for position, entry in enumerate(arguments):

@@ -13,6 +13,7 @@ from fastconv.pool.naive import ALGORITHMS as POOL
 from tests.checks import (
     Memory,
     Operand,
+    Pieces,
     assert_close,
     assert_same_bits,
     assert_same_numbers,
@@ -116,6 +117,29 @@ def test_memory_is_poisoned_and_barely_aligned():
     assert Memory((5,), np.uint8, 0xA5, aligned=True).array.ctypes.data % 64 == 0
 
 
+@pytest.mark.parametrize("leave", [lambda scratch: scratch.release(0), lambda scratch: scratch.check_guards("it")])
+def test_pieces_of_scratch_notice_a_write_behind_one_of_them(leave):
+    scratch = Pieces(192, 0xA5)
+    first, second = scratch.take((5,), np.float32), scratch.take((8,), np.float64)
+    first[...] = second[...] = 1
+    scratch.check_guards("it")
+    reach_around(first, 20)[...] = 7  # in one arena, where nobody would miss it
+    with pytest.raises(AssertionError, match="piece at 0: wrote behind its end"):
+        leave(scratch)
+
+
+def test_pieces_of_scratch_are_counted_as_scratch_is():
+    scratch = Pieces(192, 0xA5)
+    assert scratch.reserve(65) % 64 == 0
+    assert scratch.free == 64
+    mark = scratch.mark()
+    assert scratch.take((64,), np.uint8).tolist() == [0xA5] * 64
+    with pytest.raises(AssertionError, match="exhausted"):
+        scratch.reserve(1)
+    scratch.release(mark)
+    assert scratch.free == 64
+
+
 def test_operand_notices_a_change():
     operand = Operand(GOOD)
     operand.check_unchanged("it")
@@ -163,11 +187,11 @@ def write_input(operands, result, scratch):
     [
         (
             lambda operands, result, scratch: reach_around(scratch.take((40,), "u1"), 40).fill(0),
-            "scratch: wrote behind",
+            "scratch, piece at 0: wrote behind",
         ),
         (
             lambda operands, result, scratch: reach_around(scratch.take((40,), "u1"), -1).fill(0),
-            "scratch: wrote before",
+            "scratch, piece at 0: wrote before",
         ),
         (lambda operands, result, scratch: scratch.take((41,), "u1"), "exhausted"),
         (lambda operands, result, scratch: reach_around(result, result.nbytes).fill(0), "result 2: wrote behind"),

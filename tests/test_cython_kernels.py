@@ -10,14 +10,14 @@ import pytest
 from fastconv.algorithm import Direction, Epilogue, direct_error
 from fastconv.conv import compiled
 from fastconv.conv import cython_tiled as conv
+from fastconv.conv import depthwise
 from fastconv.errors import InvalidProblem
 from fastconv.kernels.cython import built, load
 from fastconv.machine import machine
 from fastconv.pool import cython_tiled as pool
 from fastconv.problem import ConvProblem, PoolProblem
-from fastconv.workspace import Scratch
 from tests import oracle
-from tests.checks import assert_close, assert_same_numbers
+from tests.checks import Memory, Operand, Pieces, assert_close, assert_same_numbers
 from tests.problems import conv_operands, integers, pool_input
 
 LEVELS = [level for level in machine().levels if level in built.LEVELS]
@@ -27,24 +27,24 @@ pytestmark = pytest.mark.skipif(conv.unavailable() is not None, reason="the exte
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
     monkeypatch.setattr(compiled, "kernels", lambda name: load(name, (request.param,)))
+    monkeypatch.setattr(depthwise, "_kernels", lambda: load("depthwise", (request.param,)))
     monkeypatch.setattr(pool, "_kernels", lambda name: load(name, (request.param,)))
     return request.param
 
 
-def poisoned(nbytes, byte=0xA5):
-    memory = np.full(nbytes + 64, byte, np.uint8)
-    start = -memory.ctypes.data % 64
-    return Scratch(memory[start : start + nbytes])
-
-
 def run(module, direction, problem, *operands, shape, threads=2, epilogue=(), byte=0xA5):
-    """One direction of cython_tiled into a result of NaN, on scratch of `byte`."""
+    """One direction of cython_tiled into a result of NaN, on scratch of `byte`, everything between guards."""
     algorithm = module.ALGORITHMS[0]
-    result = np.full(shape, np.nan, problem.dtype)
-    _, best = algorithm.workspace_bytes(problem, direction, threads)
-    arguments = (*operands, result, *epilogue, poisoned(best, byte), threads)
+    given = [None if array is None else Operand(array) for array in operands]
+    result = Memory(shape, problem.dtype)
+    scratch = Pieces(algorithm.workspace_bytes(problem, direction, threads)[1], byte)
+    arguments = (*(entry and entry.array for entry in given), result.array, *epilogue, scratch, threads)
     algorithm.direction(direction)(problem, *arguments)
-    return result
+    for entry in filter(None, given):
+        entry.check_unchanged("an operand")
+    result.check_guards("result")
+    scratch.check_guards("scratch")
+    return result.array
 
 
 def check_convolution(problem, threads=2):
@@ -169,21 +169,21 @@ def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
     if kind == "max":
         expected = oracle.max_forward(problem, x)
         where = np.full(problem.output_shape, -1, np.int64)
-        algorithm.forward(problem, x, output, where, poisoned(best), 2)
+        algorithm.forward(problem, x, output, where, Pieces(best, 0xA5), 2)
         assert_same_numbers(output, expected.values.astype(dtype))
         assert (where == expected.indices).all()
         without = run(pool, Direction.FORWARD, problem, x, shape=problem.output_shape, epilogue=(None,))
         assert_same_numbers(without, expected.values.astype(dtype), "without indices")
-        algorithm.backward_input(problem, dy, x, None, grad, poisoned(best), 2)
+        algorithm.backward_input(problem, dy, x, None, grad, Pieces(best, 0xA5), 2)
         assert_same_numbers(grad, oracle.max_backward(problem, dy, expected.indices).astype(dtype))
         grad[...] = np.nan
-        algorithm.backward_input(problem, dy, None, where, grad, poisoned(best), 2)
+        algorithm.backward_input(problem, dy, None, where, grad, Pieces(best, 0xA5), 2)
         assert_same_numbers(grad, oracle.max_backward(problem, dy, where).astype(dtype), "from indices")
     else:
-        algorithm.forward(problem, x, output, None, poisoned(best), 2)
+        algorithm.forward(problem, x, output, None, Pieces(best, 0xA5), 2)
         both = 2 * direct_error(problem, Direction.FORWARD)  # the oracle errs too
         assert_close(output, oracle.avg_forward(problem, x), both, dtype=problem.dtype)
-        algorithm.backward_input(problem, dy, None, None, grad, poisoned(best), 2)
+        algorithm.backward_input(problem, dy, None, None, grad, Pieces(best, 0xA5), 2)
         assert_close(grad, oracle.avg_backward(problem, dy), both, dtype=problem.dtype)
 
 
