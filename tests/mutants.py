@@ -35,6 +35,7 @@ DEPTHWISE = "tests/test_depthwise.py"
 PROPERTIES = "tests/test_properties.py"
 PARAMETERS = "tests/test_edge_parameters.py"
 SHAPES = "tests/test_edge_shapes.py"
+REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
 SETTINGS = "tests/test_settings.py"
 
@@ -45,7 +46,7 @@ class Mutant(NamedTuple):
     """One fault: in `file`, `old` becomes `new`; the tests `where`, filtered by -k `which`, must notice.
 
     `kinds` says what it stands for: "conv/NAME direction" for each algorithm, "border", "tail", "tie", "nan",
-    "threads", "overflow", "problem", "scratch", "planner".
+    "threads", "overflow", "problem", "scratch", "spill", "planner".
     """
 
     name: str
@@ -396,6 +397,15 @@ MUTANTS: tuple[Mutant, ...] = (
         POOL,
         "avg_forward and cython_tiled",
     ),
+    Mutant(
+        "cython_tiled: a tile keeps a vector in memory",
+        ("spill",),
+        "fastconv/kernels/cython/simd.h",
+        "            sums[i][0] += x[i] * b0;\n",
+        "            volatile FC_(fc_vector) spilled = b0;\n            sums[i][0] += x[i] * spilled;\n",
+        REGISTERS,
+        "register_tile",
+    ),
     # -- sums that are continued ------------------------------------------------------------------
     Mutant(
         "cython_tiled backward_weight: each run begins its sums anew",
@@ -487,7 +497,7 @@ def required_kinds() -> dict[str, int]:
     from fastconv.planner import REGISTRY
 
     required = {"border": 4, "tail": 2, "threads": 2, "overflow": 2, "tie": 2, "nan": 2, "problem": 2}
-    required |= {"scratch": 1, "planner": 1}
+    required |= {"scratch": 1, "spill": 1, "planner": 1}
     for family, directions in (
         ("conv", ("forward", "backward_input", "backward_weight")),
         ("pool", ("forward", "backward_input")),
