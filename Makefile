@@ -4,6 +4,7 @@
 #   make bench       the pytest-benchmark suite, 15 minutes at most; make bench-full without limit
 #   make check       ruff, format, mypy;    make mutants    planted faults, all of which must be noticed
 #   make hunt        random problems against the oracle for SECONDS=600
+#   make sanitize    the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # PYTHON=python3.12 chooses the interpreter, ISA=v3 builds one instruction set, JOBS=4 test processes.
 
 PYTHON ?= python3
@@ -25,11 +26,11 @@ install = @echo "installing: $(1)" && $(PY) -c '$(REQUIREMENTS)' $(1) > $(VENV)/
  $(PY) -m pip install -q -r $(VENV)/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-all bench bench-full check format hunt mutants readme clean
+.PHONY: help report test test-all bench bench-full check format hunt mutants sanitize readme kernels clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,7s/^# *//p' Makefile
+	@sed -n '2,8s/^# *//p' Makefile
 
 # -- Set-up: one stamp per step ---------------------------------------------------------------------
 
@@ -79,6 +80,12 @@ readme: $(VENV)/.for-bench+peers
 	$(PY) -m bench run --preset readme --out reports/runs/readme.jsonl
 	$(PY) -m bench readme reports/runs/readme.jsonl
 
+# docs/kernels.md: how near each compiled kernel comes to what the machine can do.
+kernels: $(VENV)/.for-bench
+	$(compile)
+	$(PY) -m bench run --preset kernels --out reports/runs/kernels.jsonl
+	$(PY) -m bench kernels reports/runs/kernels.jsonl
+
 bench: $(VENV)/.for-test+bench
 	$(compile)
 	$(PY) -m pytest bench/suites --benchmark-only -m "not slow"
@@ -99,6 +106,10 @@ format: $(VENV)/.for-dev
 hunt: $(VENV)/.for-test
 	$(compile)
 	$(PY) tests/hunt.py --seconds $(SECONDS)
+
+# In build/sanitize, with a compilation of its own; .venv stays as it is.
+sanitize: $(VENV)/.for-test
+	$(PY) tests/sanitize.py $(ISA)
 
 mutants: $(VENV)/.for-test
 	$(compile)

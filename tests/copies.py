@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,9 +60,11 @@ def add_extensions(copy: Path, build: Path) -> None:
     shutil.copy2(build / "built.py", kernels)
 
 
-def run_in_copy(copy: Path, arguments: Sequence[str], *, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments, such as ["-m", "pytest"], in and from the copy."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+def run_in_copy(
+    copy: Path, arguments: Sequence[str], *, timeout: float = 300, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, such as ["-m", "pytest"], in and from the copy; `variables` are set besides."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", **(variables or {})}
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST", "PYTEST_ADDOPTS"):
         environment.pop(name, None)
     return subprocess.run(
