@@ -1,4 +1,4 @@
-"""`python -m bench run | report | readme`: see the subcommands' --help."""
+"""`python -m bench run | report | readme | kernels`: see the subcommands' --help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     from bench import presets
 
     top = argparse.ArgumentParser(prog="python -m bench", description="Measure fastconv, and show what was measured.")
-    commands = top.add_subparsers(required=True, metavar="run | report | readme")
+    commands = top.add_subparsers(required=True, metavar="run | report | readme | kernels")
 
     run = commands.add_parser("run", help="measure, and write one line of JSON per row")
     run.set_defaults(act=_run)
@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     readme = commands.add_parser("readme", help="put a run's table and picture into README.md")
     readme.set_defaults(act=_readme)
     readme.add_argument("records", nargs="?", type=Path, metavar="FILE", help="the newest of reports/runs/ by default")
+
+    kernels = commands.add_parser("kernels", help="write docs/kernels.md from a run of the preset of that name")
+    kernels.set_defaults(act=_kernels)
+    kernels.add_argument("records", nargs="?", type=Path, metavar="FILE", help="the newest of reports/runs/ by default")
+    kernels.add_argument("--out", type=Path, default=Path("docs/kernels.md"), metavar="FILE")
     return top
 
 
@@ -110,6 +115,13 @@ def _readme(arguments: argparse.Namespace, command: str) -> int:
     from bench import readme, records
 
     readme.write(records.read(arguments.records or _newest()), Path("README.md"), Path("docs/measured.svg"))
+    return 0
+
+
+def _kernels(arguments: argparse.Namespace, command: str) -> int:
+    from bench import kernels, records
+
+    arguments.out.write_text(kernels.page(records.read(arguments.records or _newest())), encoding="utf-8")
     return 0
 
 

@@ -792,3 +792,58 @@ def test_readme_without_its_markers_is_refused(document):
 
     with pytest.raises(ValueError, match="measured: begin"):
         readme.insert(document, "table")
+
+
+# -- The page of compiled kernels -------------------------------------------------------------------
+
+
+def test_the_page_of_kernels_is_made_from_a_run(tmp_path):
+    from bench import kernels
+
+    measured, out = tmp_path / "tiny.jsonl", tmp_path / "kernels.md"
+    preset = ("--preset", "tiny", "--algorithms", "cython_tiled", "--seconds", "0.3")
+    assert shell.main(["run", *preset, "--out", str(measured)]) == 0
+    assert shell.main(["kernels", str(measured), "--out", str(out)]) == 0
+    text, run = out.read_text(), records.read(measured)
+    for known in (run.head["command"], run.head["environment"]["cpu"], run.limits[0]["level"]):
+        assert known in text
+    assert [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")] == [
+        kernel.module for kernel in kernels.KERNELS
+    ]
+    largest = [row for row in run.rows if row["family"] == "max" and row["direction"].startswith("forward")]
+    by_share = sorted(largest, key=lambda row: bars.share_of("copy", row, run))
+    (line,) = (line for line in text.splitlines() if line.startswith("| `pool`: maxima"))
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[4] == str(len(largest)) == "4"
+    for cell, row in ((cells[5:7], by_share[-1]), (cells[7:9], by_share[0])):
+        title = frames.TITLES[row["direction"]].lower()
+        assert cell == [frames.percent(bars.share_of("copy", row, run)), f"`{row['problem']}` {title}"]
+
+
+def test_every_compiled_kernel_is_on_its_page_and_measured():
+    from bench import kernels
+    from fastconv.kernels.cython import built
+
+    assert {kernel.module for kernel in kernels.KERNELS} == set(built.KERNELS)
+    found = {kernels.kernel_of(task.problem, task.direction) for task in run.tasks(presets.load("kernels"))}
+    assert found == {kernel for kernel in kernels.KERNELS if kernel.measure}
+
+
+CONVOLUTIONS = [task for task in run.tasks(presets.load("kernels")) if isinstance(task.problem, fastconv.ConvProblem)]
+
+
+@pytest.mark.parametrize("task", CONVOLUTIONS, ids=lambda task: f"{task.problem}-{task.direction}")
+def test_the_page_names_the_kernel_that_the_engine_takes(task):
+    from bench import kernels
+    from fastconv.algorithm import Direction
+    from fastconv.conv import compiled, correlation, depthwise, dots
+
+    problem, direction = task.problem, Direction(task.direction)
+    if depthwise.takes(problem, direction):
+        taken = kernels.DEPTHWISE_DOTS if direction is Direction.BACKWARD_WEIGHT else kernels.GATHER
+    elif direction is Direction.BACKWARD_WEIGHT:
+        taken = kernels.DOTS if dots.takes(problem, compiled.vector_bytes()) else kernels.GRADIENT
+    else:
+        schedule = correlation.correlation(problem, direction, compiled.vector_bytes())
+        taken = kernels.LINES if schedule.fields["narrow"] else kernels.TILES
+    assert kernels.kernel_of(problem, task.direction) == taken

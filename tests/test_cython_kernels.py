@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from fastconv.algorithm import Direction, Epilogue, direct_error
-from fastconv.conv import compiled
+from fastconv.conv import compiled, depthwise
 from fastconv.conv import cython_tiled as conv
-from fastconv.conv import depthwise
 from fastconv.errors import InvalidProblem
 from fastconv.kernels.cython import built, load
 from fastconv.machine import machine

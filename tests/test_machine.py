@@ -141,6 +141,14 @@ print(machine().levels, machine().forced, load("limits", machine().levels).__nam
     assert output.strip() == f"('{level}',) {level} fastconv.kernels.cython.limits_{level}"
 
 
+@pytest.mark.parametrize("level", _possible_levels())
+def test_info_shows_a_forced_level(level):
+    shown = in_process("from fastconv.cli import main; main(['info'])", FASTCONV_ISA=level).stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("machine: "))
+    assert f"levels=('{level}',)" in line
+    assert f"forced='{level}'" in line
+
+
 @pytest.mark.parametrize("wrong", ["v9", "avx2", "V3", "v3,v2"])
 def test_a_level_that_does_not_exist(wrong):
     done = in_process("import fastconv; fastconv.machine()", FASTCONV_ISA=wrong)

@@ -14,8 +14,9 @@ import pytest
 from fastconv.kernels.cython import built
 from tests import registers
 
-#: Of each level: rows of the register tile, vectors of the line tile of 1 to 4 rows, rows of a depthwise tile.
-LEVELS = {"v4": (14, (8, 8, 6, 6), 8), "v3": (6, (8, 4, 3, 2), 4)}
+#: Of each level: rows of the register tile, vectors of the line tile of 1 to 4 rows, rows of a depthwise tile, and of
+#: both sets of the dots tile.
+LEVELS = {"v4": (14, (8, 8, 6, 6), 8, (4, 6)), "v3": (6, (8, 4, 3, 2), 4, (3, 4))}
 
 
 @cache
@@ -70,12 +71,13 @@ def test_the_line_tile(level, kind):
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_tile_of_products(level, kind):
-    """3, 5 and 9 taps at once; their places, which are pointers, need not be in registers."""
+def test_the_dots_tile(level, kind):
+    """Its loops are laid out one in another; pointers to the planes need not be in registers."""
     found = registers.runs(code("dots", level)[f"fc_dots_{kind}"])
-    tiles = [run for run in found if registers.multiply_adds(run) > 1]  # the ends of rows go one by one
-    assert {3, 5, 9} <= set(sizes(tiles))
-    assert not reloads(tiles)
+    most_rows, most_others = LEVELS[level][3]
+    wanted = {rows * others for rows in range(1, most_rows + 1) for others in range(1, most_others + 1)}
+    assert wanted <= set(sizes(found))
+    assert not reloads(found)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
