@@ -91,14 +91,16 @@ print(time.perf_counter() - start)
 
 @pytest.mark.serial
 def test_the_first_convolution_of_a_process_costs_little():
-    """NumPy, fastconv, the choice of an algorithm and the loading of its kernels; the least of five processes."""
+    """NumPy, fastconv, the choice of an algorithm and the loading of its kernels; computing time, for it must hold
+    beside whatever else the machine does.
+    """
     code = """
 import importlib.util, time
 importlib.util.find_spec("fastconv")  # as above
-start = time.perf_counter()
+start = time.process_time()
 import numpy as np, fastconv
 result = fastconv.conv2d(np.ones((1, 16, 28, 28), np.float32), np.ones((16, 16, 3, 3), np.float32))
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 assert result[0, 0, 0, 0] == 144
 """
     assert min(float(python(code)) for _ in range(5)) < 0.25
