@@ -81,6 +81,11 @@ def innermost_loops(body: Code) -> list[Code]:
     ]
 
 
+def straight_loops(body: Code) -> list[Code]:
+    """The innermost loops without a branch: what multiplies whole vectors, not what picks up the end of a row."""
+    return [loop for loop in innermost_loops(body) if not any(entry.name.startswith("j") for entry in loop[:-1])]
+
+
 def runs(body: Code) -> list[Code]:
     """From the first to the last multiply-add of each piece of code without a jump out of it or into it."""
     targets = {to for _, to in _jumps(body)}
