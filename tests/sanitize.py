@@ -24,6 +24,7 @@ HANGS = 3600.0
 
 TESTS = (
     "tests/test_cython_kernels.py",
+    "tests/test_depthwise.py",
     "tests/test_conformance_conv.py",
     "tests/test_conformance_pool.py",
     "tests/test_blocks.py",
