@@ -84,7 +84,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastconv: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

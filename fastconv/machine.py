@@ -99,10 +99,21 @@ class Machine:
 def machine() -> Machine:
     """Return this machine; the same value until `forget`.
 
+    Returns
+    -------
+    Machine
+        Instruction sets, cores, caches in bytes, and speeds: measured ones where they were measured, else defaults.
+
     Raises
     ------
     ValueError
         FASTCONV_ISA names an instruction set that does not exist or that this CPU does not have.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.machine().cores >= 1
+    True
     """
     possible = _possible_levels()
     forced = os.environ.get("FASTCONV_ISA") or None

@@ -143,7 +143,7 @@ class Plan:
 def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:
     if type(array) is np.ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray:
         return array
-    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
     if array.shape != shape:
         raise ValueError(f"{name} must have the plan's shape {shape}, got {array.shape}")

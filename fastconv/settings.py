@@ -197,6 +197,18 @@ def configure(
 ) -> None:
     """The same settings as `use`, for the whole process; those not given stay as they are.
 
+    Parameters
+    ----------
+    algorithm, tolerance, workspace_limit, strict
+        As in `use`.
+    threads : int, optional
+        As `set_num_threads`: for BLAS too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `use`; then nothing has changed.
+
     Examples
     --------
     >>> import fastconv

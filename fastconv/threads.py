@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from time import perf_counter
@@ -218,8 +219,9 @@ def limit_blas(threads: int) -> None:
 #: A fork waits at most so many seconds for what must not be forked.
 _FORK_WAITS = 60.0
 
-_door = threading.Condition()
-_inside = 0
+#: The identity of each thread that is inside, once for each time; whether a fork waits. Every change is one operation
+#: and nothing is locked: an exception of a signal handler may come between any two lines.
+_inside: list[int] = []
 _forking = 0
 
 
@@ -231,18 +233,15 @@ class _Unforkable:
     """
 
     def __enter__(self) -> None:
-        global _inside
-        with _door:
-            while _forking:
-                _door.wait()
-            _inside += 1
+        me = threading.get_ident()
+        _inside.append(me)  # first enter, then look whether somebody forks; a fork does it the other way round
+        while _forking and _inside.count(me) == 1:
+            _inside.remove(me)
+            time.sleep(0.001)
+            _inside.append(me)
 
     def __exit__(self, *error: object) -> None:
-        global _inside
-        with _door:
-            _inside -= 1
-            if _forking:
-                _door.notify_all()
+        _inside.remove(threading.get_ident())
 
 
 unforkable = _Unforkable()
@@ -250,21 +249,23 @@ unforkable = _Unforkable()
 
 def _before_fork() -> None:
     global _forking
-    with _door:
-        _forking += 1
-        _door.wait_for(lambda: _inside == 0, _FORK_WAITS)
+    _forking += 1
+    me, deadline = threading.get_ident(), time.monotonic() + _FORK_WAITS
+    while any(other != me for other in list(_inside)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    while me in _inside:  # left there by an interrupt: who forks is not inside
+        _inside.remove(me)
 
 
 def _after_fork_in_parent() -> None:
     global _forking
-    with _door:
-        _forking -= 1
-        _door.notify_all()
+    _forking -= 1
 
 
 def _after_fork_in_child() -> None:
-    global _door, _inside, _forking
-    _door, _inside, _forking = threading.Condition(), 0, 0
+    global _forking
+    _inside.clear()
+    _forking = 0
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from bisect import bisect_left
+import weakref
+from bisect import bisect_left, insort
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,9 @@ from fastconv.errors import InvalidProblem
 
 #: Everything handed out starts on a cache line.
 ALIGNMENT = 64
+
+#: Arenas up to this size are not asked for what they add to the peak, or to what is kept: they add next to nothing.
+SMALL_BYTES = 4096
 
 #: Idle arenas beyond this many bytes in total are given back to the system.
 KEPT_BYTES = 512 * 2**20
@@ -30,6 +34,9 @@ def aligned_bytes(nbytes: int) -> int:
 
 #: An arena that is kept between calls: its bytes, its address, its memory.
 _Arena: TypeAlias = tuple[int, int, np.ndarray]
+
+
+_NO_MEMORY = np.empty(0, np.uint8)
 
 
 class Scratch:
@@ -52,8 +59,10 @@ class Scratch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._arena is not None:
-            _give_back(self._arena)
+        arena = self._arena
+        if arena is not None:
+            self._arena, self._memory = None, _NO_MEMORY
+            _give_back(arena)
 
     @property
     def free(self) -> int:
@@ -85,28 +94,33 @@ class Scratch:
 
 
 _lock = threading.Lock()
-#: Arenas that nobody uses, by size, and their sizes.
+#: Arenas that nobody uses, by size. One list, changed by one operation at a time, and no count beside it that must
+#: agree: an exception of a signal handler (Ctrl-C) may come between any two lines of this file.
 _idle: list[_Arena] = []
-_idle_sizes: list[int] = []
-_in_use_bytes = 0
-_kept_bytes = 0
+#: The memory of every arena that lives, in use or not.
+_arenas: list[weakref.ref[np.ndarray]] = []
 _peak_bytes = 0
 
 
 def _in_forked_child() -> None:
-    """Nobody else is here: neither to give the lock back, nor what they had checked out."""
-    global _lock, _in_use_bytes
-    _lock, _in_use_bytes = threading.Lock(), 0
+    """Nobody else is here to give the lock back."""
+    global _lock
+    _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_in_forked_child)
+# A fork waits for the lock, so that the child's list is whole.
+os.register_at_fork(
+    before=lambda: _lock.acquire(), after_in_parent=lambda: _lock.release(), after_in_child=_in_forked_child
+)
 
 
 def _allocate(nbytes: int) -> _Arena:
     """Uninitialised bytes on a cache-line boundary."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return nbytes, raw.ctypes.data + start, raw[start : start + nbytes]
+    memory = raw[start : start + nbytes]
+    _arenas.append(weakref.ref(memory, _arenas.remove))
+    return nbytes, raw.ctypes.data + start, memory
 
 
 def _rounded(nbytes: int) -> int:
@@ -116,50 +130,47 @@ def _rounded(nbytes: int) -> int:
 
 
 def _fresh(nbytes: int) -> _Arena:
-    global _in_use_bytes, _peak_bytes
     try:
-        arena = _allocate(_rounded(nbytes))
+        return _allocate(_rounded(nbytes))
     except MemoryError:  # what is kept for later may be what is missing now
         empty_cache()
-        arena = _allocate(nbytes)
+        return _allocate(nbytes)
+
+
+def _kept_bytes() -> int:
+    return sum([arena[0] for arena in _idle])
+
+
+def _in_use_bytes() -> int:
+    """Bytes of the arenas that live and are not idle."""
+    living = [reference() for reference in list(_arenas)]
+    return sum(memory.size for memory in living if memory is not None) - _kept_bytes()
+
+
+def _checkout(nbytes: int) -> _Arena:
+    """The smallest idle arena that fits, or a new one."""
+    global _peak_bytes
     with _lock:
-        _in_use_bytes += arena[0]
-        _peak_bytes = max(_peak_bytes, _in_use_bytes)
+        fitting = bisect_left(_idle, (nbytes,))
+        arena = _idle.pop(fitting) if fitting < len(_idle) else None
+    if arena is None:
+        arena = _fresh(nbytes)
+    if arena[0] > SMALL_BYTES:  # what is in use may be more than ever before
+        with _lock:
+            _peak_bytes = max(_peak_bytes, _in_use_bytes())
     return arena
-
-
-def _checkout(nbytes: int) -> _Arena | None:
-    """The smallest idle arena that fits."""
-    global _in_use_bytes, _kept_bytes, _peak_bytes
-    with _lock:
-        fitting = bisect_left(_idle_sizes, nbytes)
-        if fitting == len(_idle):
-            return None
-        size = _idle_sizes.pop(fitting)
-        _kept_bytes -= size
-        _in_use_bytes += size
-        if _in_use_bytes > _peak_bytes:
-            _peak_bytes = _in_use_bytes
-        return _idle.pop(fitting)
 
 
 def _give_back(arena: _Arena) -> None:
     """Keep it; beyond the bound the largest go, so that as few as possible do."""
-    global _in_use_bytes, _kept_bytes
-    size = arena[0]
     with _lock:
-        _in_use_bytes -= size
-        _kept_bytes += size
-        place = bisect_left(_idle_sizes, size)
-        _idle_sizes.insert(place, size)
-        _idle.insert(place, arena)
-        while _kept_bytes > KEPT_BYTES:
-            _kept_bytes -= _idle_sizes.pop()
+        insort(_idle, arena)
+        while arena[0] > SMALL_BYTES and _kept_bytes() > KEPT_BYTES:
             _idle.pop()
 
 
 #: The scratch of those who asked for none.
-_NOTHING = Scratch(np.empty(0, np.uint8))
+_NOTHING = Scratch(_NO_MEMORY)
 
 
 def scratch(nbytes: int) -> Scratch:
@@ -172,17 +183,21 @@ def scratch(nbytes: int) -> Scratch:
     """
     if not nbytes:
         return _NOTHING
-    arena = _checkout(nbytes) or _fresh(nbytes)
+    arena = _checkout(nbytes)
     return Scratch(arena[2], nbytes, arena)
 
 
 def empty_cache() -> None:
-    """Give the scratch kept between calls back to the system."""
-    global _kept_bytes
+    """Give the scratch kept between calls back to the system.
+
+    Examples
+    --------
+    >>> empty_cache()
+    >>> memory_stats()["kept"]
+    0
+    """
     with _lock:
         _idle.clear()
-        _idle_sizes.clear()
-        _kept_bytes = 0
 
 
 def memory_stats() -> dict[str, int]:
@@ -199,7 +214,8 @@ def memory_stats() -> dict[str, int]:
     ['in_use', 'kept', 'peak']
     """
     with _lock:
-        return {"in_use": _in_use_bytes, "kept": _kept_bytes, "peak": _peak_bytes}
+        in_use = _in_use_bytes()
+        return {"in_use": in_use, "kept": _kept_bytes(), "peak": max(_peak_bytes, in_use)}
 
 
 def check_limit(value: object) -> int:

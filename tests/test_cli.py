@@ -80,5 +80,5 @@ def test_a_wrong_command_line_ends_with_usage(capsys, arguments):
 
 
 def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "fastconv.cli", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "fastconv", "--version"], capture_output=True, text=True)
     assert done.stdout.strip() == f"fastconv {fastconv.__version__}"

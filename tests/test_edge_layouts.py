@@ -399,3 +399,30 @@ def test_out_of_every_function(name):
     ):
         with pytest.raises(error, match=message):
             run(name, call | {"input": inside, "out": wrong})
+
+
+class _Refusing(np.ndarray):
+    """An array that assigns nothing."""
+
+    def __setitem__(self, key, value):
+        raise AssertionError("never called")
+
+
+def test_out_may_be_a_subclass_but_not_masked():
+    x, w = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    out = np.zeros((1, 1, 4, 8), np.float32)[..., ::2].view(_Refusing)
+    assert fastconv.conv2d(x, w, out=out) is out
+    assert (np.asarray(out) == 1).all()
+    masked = np.ma.masked_array(np.zeros((1, 1, 4, 4), np.float32), mask=True)
+    with pytest.raises(TypeError, match="masked"):
+        fastconv.conv2d(x, w, out=masked)
+    with pytest.raises(TypeError, match="input must be"):
+        fastconv.plan_conv2d(x.shape, w.shape).run(masked, w)
+
+
+@pytest.mark.parametrize("extent", [2**31, 2**61, 2**63, 2**64])
+def test_a_gradient_of_an_input_beyond_memory_is_an_error(extent):
+    for function in (fastconv.upsample_backward, fastconv.adaptive_avg_pool2d_backward):
+        arguments = {"size": 3} if function is fastconv.upsample_backward else {"output_size": 3}
+        with pytest.raises((ValueError, MemoryError)):
+            function(np.ones((1, 2, 3, 3), np.float32), (1, 2**20, extent, 3), **arguments)

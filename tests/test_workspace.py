@@ -11,6 +11,7 @@ import pytest
 
 import fastconv
 from fastconv import workspace
+from tests.copies import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +120,58 @@ def test_many_shapes_leave_memory_flat():
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)
     assert int(done.stdout) < 40 * 2**20
+
+
+INTERRUPTS = """
+import os, random, signal, sys, threading, time
+import numpy as np
+import fastconv
+from fastconv import threads, workspace
+
+class Interrupt(Exception):
+    pass
+
+def handler(*_):
+    raise Interrupt
+
+signal.signal(signal.SIGALRM, handler)
+x, w = np.ones((1, 2, 9, 9), np.float32), np.ones((3, 2, 3, 3), np.float32)
+names = [entry.name for entry in fastconv.algorithms() if entry.name in ("cython_tiled", "im2col_gemm")]
+expected = {name: fastconv.conv2d(x, w, algorithm=name) for name in names}
+interrupts, deadline, randomness = 0, time.monotonic() + 4, random.Random(1)
+while time.monotonic() < deadline:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, randomness.uniform(5e-5, 5e-4))
+        while True:
+            for name in names:
+                for nbytes in (5_000, 60_000):
+                    with workspace.scratch(nbytes) as granted:
+                        assert granted.reserve(nbytes)
+                assert (fastconv.conv2d(x, w, algorithm=name) == expected[name]).all()
+    except Interrupt:
+        interrupts += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert interrupts > 200, interrupts
+stats = fastconv.memory_stats()
+assert stats["in_use"] == 0, stats
+assert [arena[0] for arena in workspace._idle] == sorted(arena[2].size for arena in workspace._idle)
+done = []
+other = threading.Thread(target=lambda: done.append([fastconv.conv2d(x, w, algorithm=name) for name in names]))
+other.start()
+other.join(30)
+assert done, "another thread's call hangs"
+start = time.monotonic()
+child = os.fork()
+if child == 0:
+    os._exit(0 if (fastconv.conv2d(x, w, algorithm=names[0]) == expected[names[0]]).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert time.monotonic() - start < 20, "a fork waits for somebody who is not there"
+"""
+
+
+def test_an_interrupt_may_come_between_any_two_lines():
+    """Hundreds of signals whose handler raises: nothing is lost, nothing stays locked, no grant is too small."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTS], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

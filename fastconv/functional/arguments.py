@@ -5,6 +5,7 @@ Everything a caller may write, and every complaint about it, is here; what follo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.errors import InvalidProblem
-from fastconv.problem import Ints, Pads, window_extent
+from fastconv.problem import MAX_BYTES, Ints, Pads, window_extent
 
 #: One int for all spatial axes, or one per axis.
 IntOrInts: TypeAlias = int | Sequence[int]
@@ -151,6 +152,8 @@ def to_array(name: str, value: object) -> np.ndarray:
         except ValueError as error:
             raise InvalidProblem(f"{name} must be a regular array: {error}") from error
     if hasattr(value, "__dlpack__"):
+        if getattr(value, "is_neg", bool)():  # torch's lazy minus sign, which it does not hand over
+            raise TypeError(f"{name} has its minus sign pending; resolve it first (resolve_neg)")
         try:
             return np.from_dlpack(value)
         except MemoryError:
@@ -207,6 +210,24 @@ def split_image(shape: Ints, channels_last: bool) -> tuple[int, int, Ints]:
     return (shape[0], shape[-1], shape[1:-1]) if channels_last else (shape[0], shape[1], shape[2:])
 
 
+def shape_of(name: str, value: ArrayLike | Sequence[int], dtype: np.dtype) -> Ints:
+    """The shape that an array of `dtype` has, or that a sequence of ints is.
+
+    Raises
+    ------
+    TypeError, InvalidProblem
+        For what is neither, and for extents that are negative or beyond what can be addressed.
+    """
+    if not isinstance(value, (tuple, list)) or not all(isinstance(extent, (int, np.integer)) for extent in value):
+        return as_array(name, value, dtype).shape
+    shape = tuple(check_int(f"{name} shape", extent) for extent in value)
+    if min(shape, default=0) < 0:
+        raise InvalidProblem(f"{name} shape must not be negative, got {shape}")
+    if math.prod(shape) > MAX_BYTES // 8:
+        raise InvalidProblem(f"{name} of shape {shape} would take more bytes than can be addressed")
+    return shape
+
+
 def check_shape(name: str, array: np.ndarray, shape: Ints, why: str) -> None:
     """Raise unless `array` has exactly `shape`; `why` says where that shape comes from."""
     if array.shape != shape:
@@ -225,6 +246,8 @@ def check_out(out: Any, shape: Ints, dtype: np.dtype, inputs: Sequence[np.ndarra
     """
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out must not be a masked array")
     if out.shape != shape:
         raise InvalidProblem(f"out must have the result's shape {shape}, got {out.shape}")
     if not out.flags.writeable:

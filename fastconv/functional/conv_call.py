@@ -142,7 +142,7 @@ def finish(result: np.ndarray, batched: bool, dtype: np.dtype, out: np.ndarray |
             return shown.astype(dtype, copy=False)
     if not np.may_share_memory(shown, out):
         with np.errstate(over="ignore"):
-            out[...] = shown
+            np.asarray(out)[...] = shown  # a subclass may have its own idea of assignment
     return out
 
 

@@ -43,14 +43,9 @@ class Images:
 
 def input_shape(input: ArrayLike | Ints, gradients: Images) -> Ints:
     """Batched shape of an input given as an array or as its shape, beside its output's gradients."""
-    if isinstance(input, (tuple, list)) and all(isinstance(extent, (int, np.integer)) for extent in input):
-        shape = tuple(arguments.check_int("input shape", extent) for extent in input)
-    else:
-        shape = arguments.as_array("input", input, gradients.given.dtype).shape
+    shape = arguments.shape_of("input", input, gradients.given.dtype)
     if len(shape) != gradients.given.ndim:
         raise InvalidProblem(f"input must have as many dimensions as grad_output, got shape {shape}")
-    if min(shape) < 0:
-        raise InvalidProblem(f"input shape must not be negative, got {shape}")
     return shape if gradients.batched else (1, *shape)
 
 

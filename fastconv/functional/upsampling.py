@@ -234,10 +234,7 @@ def upsample_backward(
              [4., 4.]]]])
     """
     given = arguments.as_array("grad_output", grad_output)
-    if isinstance(input, (list, tuple)) and all(isinstance(extent, (int, np.integer)) for extent in input):
-        shape = tuple(arguments.check_int("input shape", extent) for extent in input)
-    else:
-        shape = arguments.as_array("input", input, given.dtype).shape
+    shape = arguments.shape_of("input", input, given.dtype)
     gradients = arguments.plain(given)
     call = _Enlargement(shape, gradients.dtype, size, scale_factor, mode, align_corners, data_format)
     arguments.check_shape("grad_output", gradients, call.output_shape, "that of the output")
