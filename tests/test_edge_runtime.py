@@ -69,7 +69,7 @@ def test_memory_that_is_exhausted_anywhere_is_a_memory_error():
 
 
 #: Keyed by what there is in an installation, not by what a caller brings.
-KERNELS = {"fastconv.kernels.cython._load", "fastconv.conv.cython_tiled._kernels"}
+KERNELS = {"fastconv.kernels.cython._load", "fastconv.conv.compiled.kernels", "fastconv.pool.cython_tiled._kernels"}
 
 
 def test_every_cache_is_bounded():

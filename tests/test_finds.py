@@ -11,6 +11,8 @@ import fastconv
 from tests.hunt import hunt_one
 
 FINDS = {
+    "a stride of rows alone, where a row of the buffer has no gap": "f32_n2c8h9w6_k20r2s1_stride2x1",
+    "a stride of rows alone on one column": "f64_n1c40h25w1_k8r5s3_stride2x2_pad0:0,2:2_dil5x2_g8",
     "no tap of the kernel reaches the input": "f64_n9c63h30w2_k3r1s1_stride1x4_pad2:0,2:2_dil1x3_g3",
     "taps that all fall between the rows of the input": "f64_n3c3h1w14_k9r5s7_stride11x1_pad10:14,0:0_dil3x2_g3",
 }

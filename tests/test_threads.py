@@ -286,7 +286,8 @@ time.sleep(0.1)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_ctrl_c_in_a_long_run(n):
     code = f"""
-import struct, sys, time, numpy as np
+import signal, struct, sys, time, numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from fastconv import _native, threads
 counts = np.zeros(3000, np.int64)
 task = struct.pack("Nq", counts.ctypes.data, 10_000_000)

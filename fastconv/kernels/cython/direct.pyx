@@ -42,7 +42,8 @@ cdef void correlate_phase(const Correlation *t, const Block *b, const ptrdiff_t 
     # Pixels of the phase that are in the destination.
     cdef ptrdiff_t rows = at_most(b.rows, ceil_div(t.dest_rows - phase[0], t.dest_step_h) - b.row)
     cdef ptrdiff_t columns = at_most(b.columns, ceil_div(t.dest_columns - phase[1], t.dest_step_w) - b.column)
-    if columns == t.pitch and columns == b.sum_columns and t.dest_step_w == 1:  # rows follow each other without a gap: as one, 49 = 3 * 13 + 10
+    if columns == t.pitch and columns == b.sum_columns and t.dest_step_h == 1 and t.dest_step_w == 1:
+        # Rows follow each other without a gap: as one, 49 = 3 * 13 + 10.
         columns *= rows
         rows = 1
     for n in range(b.images):
