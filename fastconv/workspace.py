@@ -22,6 +22,8 @@ ALIGNMENT = 64
 
 #: Arenas up to this size are not asked for what they add to the peak, or to what is kept: they add next to nothing.
 SMALL_BYTES = 4096
+#: An arena up to this size waits outside of the list for the next call.
+HOT_BYTES = 1 << 20
 
 #: Idle arenas beyond this many bytes in total are given back to the system.
 KEPT_BYTES = 512 * 2**20
@@ -97,6 +99,8 @@ _lock = threading.Lock()
 #: Arenas that nobody uses, by size. One list, changed by one operation at a time, and no count beside it that must
 #: agree: an exception of a signal handler (Ctrl-C) may come between any two lines of this file.
 _idle: list[_Arena] = []
+#: The one used last, if it is not large: to take and return it needs no lock, and no search.
+_hot: list[_Arena] = []
 #: The memory of every arena that lives, in use or not.
 _arenas: list[weakref.ref[np.ndarray]] = []
 _peak_bytes = 0
@@ -138,7 +142,7 @@ def _fresh(nbytes: int) -> _Arena:
 
 
 def _kept_bytes() -> int:
-    return sum([arena[0] for arena in _idle])
+    return sum([arena[0] for arena in [*_idle, *_hot]])
 
 
 def _in_use_bytes() -> int:
@@ -148,13 +152,21 @@ def _in_use_bytes() -> int:
 
 
 def _checkout(nbytes: int) -> _Arena:
-    """The smallest idle arena that fits, or a new one."""
+    """The one used last, or the smallest idle arena that fits, or a new one."""
     global _peak_bytes
+    if _hot:
+        try:
+            arena = _hot.pop()
+        except IndexError:  # another thread was faster
+            pass
+        else:
+            if arena[0] >= nbytes:
+                return arena
+            _put_away(arena)
     with _lock:
         fitting = bisect_left(_idle, (nbytes,))
-        arena = _idle.pop(fitting) if fitting < len(_idle) else None
-    if arena is None:
-        arena = _fresh(nbytes)
+        found = _idle.pop(fitting) if fitting < len(_idle) else None
+    arena = found or _fresh(nbytes)
     if arena[0] > SMALL_BYTES:  # what is in use may be more than ever before
         with _lock:
             _peak_bytes = max(_peak_bytes, _in_use_bytes())
@@ -162,7 +174,15 @@ def _checkout(nbytes: int) -> _Arena:
 
 
 def _give_back(arena: _Arena) -> None:
-    """Keep it; beyond the bound the largest go, so that as few as possible do."""
+    """Keep it."""
+    if not _hot and arena[0] <= HOT_BYTES:
+        _hot.append(arena)
+    else:
+        _put_away(arena)
+
+
+def _put_away(arena: _Arena) -> None:
+    """Keep it among the idle ones; beyond the bound the largest go, so that as few as possible do."""
     with _lock:
         insort(_idle, arena)
         while arena[0] > SMALL_BYTES and _kept_bytes() > KEPT_BYTES:
@@ -198,6 +218,7 @@ def empty_cache() -> None:
     """
     with _lock:
         _idle.clear()
+        _hot.clear()
 
 
 def memory_stats() -> dict[str, int]:

@@ -59,7 +59,7 @@ SMALLEST = {
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip
 CACHED = (
-    correlation.correlation, contraction.contraction, compiled.gathering, conv._contracting, dots.takes,
+    correlation.correlation, contraction.contraction, compiled.gathering, conv._prepared, conv._contracting, dots.takes,
     dots.schedule_of, depthwise.schedule, tiles.correlation_layout,
     tiles.gradient_split, pool._schedule,
 )  # fmt: skip

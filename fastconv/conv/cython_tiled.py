@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
 from fastconv.conv import compiled, depthwise, dots
 from fastconv.conv.contraction import Contraction, contraction
-from fastconv.conv.correlation import correlation
+from fastconv.conv.correlation import Correlation, correlation
 from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
@@ -98,6 +99,15 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
     )
 
 
+@lru_cache(maxsize=256)
+def _prepared(problem: ConvProblem, direction: Direction, module: Any) -> tuple[Correlation, bytes, int] | None:
+    """Schedule, task and kernel of the tiles; None where the depthwise kernels are better."""
+    if depthwise.takes(problem, direction):
+        return None
+    schedule, task = compiled.gathering(problem, direction, module.VECTOR_BYTES)
+    return schedule, task, module.CORRELATE[problem.dtype]
+
+
 def _correlate(
     problem: ConvProblem,
     direction: Direction,
@@ -109,12 +119,13 @@ def _correlate(
     threads: int,
 ) -> None:
     """Gather all at once where items pack their weights; else pack as many as the scratch holds, gather those, etc."""
-    if depthwise.takes(problem, direction):
+    module = compiled.kernels("direct")
+    prepared = _prepared(problem, direction, module)
+    if prepared is None:
         depthwise.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
         return
-    module = compiled.kernels("direct")
-    schedule, task = compiled.gathering(problem, direction, module.VECTOR_BYTES)
-    correlate, relu = module.CORRELATE[problem.dtype], epilogue.activation == "relu"
+    schedule, task, correlate = prepared
+    relu = epilogue.activation == "relu"
     if schedule.packs_itself:
         threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
         slots = scratch.reserve(threads * schedule.slot_bytes)
