@@ -11,10 +11,12 @@ import ctypes
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fastconv.algorithm import Algorithm, Direction, Epilogue
 from fastconv.problem import ConvProblem, PoolProblem, Problem
 from fastconv.workspace import ALIGNMENT, Scratch
+from tests.problems import NAIVE_MACS
 
 #: With two of them an array is too large for NumPy's cache of small ones, where poison would outlive it.
 _GUARD_BYTES = 512
@@ -135,6 +137,22 @@ def _assert_alike(actual: Any, expected: np.ndarray, what: str) -> None:
                 f"{int((wanted & wrong).sum())} too few, first at {where}: {actual[where]!r} instead of "
                 f"{expected[where]!r}"
             )
+
+
+# -- What runs -------------------------------------------------------------------------------------
+
+#: Multiply-accumulates up to which naive takes part; conftest.py lifts it where slow tests run.
+most_naive_macs: float = NAIVE_MACS
+
+
+def skip_unless_expected_to_run(algorithm: Algorithm, problem: Problem, direction: Direction) -> None:
+    """A refusal, or an algorithm that is missing, is a skip; only those of expected_skips.py let the run pass."""
+    if algorithm.name == "naive" and problem.macs > most_naive_macs:
+        pytest.skip(f"naive: over {most_naive_macs} multiply-accumulates: runs in make test-all")
+    if reason := algorithm.unavailable():
+        pytest.skip(f"{algorithm.name} is unavailable: {reason}")
+    if reason := algorithm.refusal(problem, direction):
+        pytest.skip(f"{algorithm.name} refuses {problem} {direction}: {reason}")
 
 
 # -- Running an algorithm as the contract says, and no better ----------------------------------------

@@ -1,5 +1,6 @@
 """What every test shares: which ones run by default, an account of the skipped ones, and a clean place to run in."""
 
+import math
 import os
 import tempfile
 from collections import Counter
@@ -14,14 +15,20 @@ os.environ["FASTCONV_CACHE_DIR"] = _cache.name
 # An editable install compiles what changed at the first import. Here that is once, before xdist starts
 # processes that would all do it at the same time.
 import fastconv  # noqa: E402, F401
+from tests import checks  # noqa: E402
 from tests.expected_skips import expectation  # noqa: E402
 
 #: Markers of what make test leaves out, and make test-all runs.
-LATER = ("slow", "peers", "browser")
+LATER = ("slow", "peers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run slow, peers and browser tests too")
+    parser.addoption("--all", action="store_true", help="run slow and peers tests too, and naive on every problem")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--all"):
+        checks.most_naive_macs = math.inf
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

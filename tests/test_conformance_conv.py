@@ -5,22 +5,12 @@ import pytest
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests import oracle
-from tests.checks import assert_same_numbers, run_conv
-from tests.problems import CONV_DIRECTIONS, CONV_PROBLEMS, NAIVE_MACS, conv_operands
+from tests.checks import assert_same_numbers, run_conv, skip_unless_expected_to_run
+from tests.problems import CONV_DIRECTIONS, CONV_PROBLEMS, conv_operands
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
 DIRECTIONS = pytest.mark.parametrize("direction", CONV_DIRECTIONS, ids=str)
 PROBLEMS = pytest.mark.parametrize("problem", CONV_PROBLEMS.values(), ids=CONV_PROBLEMS.keys())
-
-
-def skip_unless_expected_to_run(algorithm, problem, direction):
-    """A refusal, or an algorithm that is missing, is a skip; only those of expected_skips.py let the run pass."""
-    if algorithm.name == "naive" and problem.macs > NAIVE_MACS:
-        pytest.skip(f"naive: over {NAIVE_MACS} multiply-accumulates")
-    if reason := algorithm.unavailable():
-        pytest.skip(f"{algorithm.name} is unavailable: {reason}")
-    if reason := algorithm.refusal(problem, direction):
-        pytest.skip(f"{algorithm.name} refuses {problem} {direction}: {reason}")
 
 
 @ALGORITHMS

@@ -6,21 +6,12 @@ import pytest
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests import oracle
-from tests.checks import assert_same_numbers, run_pool_backward, run_pool_forward
-from tests.problems import AVG_PROBLEMS, MAX_PROBLEMS, NAIVE_MACS, integers, pool_input
+from tests.checks import assert_same_numbers, run_pool_backward, run_pool_forward, skip_unless_expected_to_run
+from tests.problems import AVG_PROBLEMS, MAX_PROBLEMS, integers, pool_input
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", REGISTRY["pool"], ids=lambda algorithm: algorithm.name)
 MAX = pytest.mark.parametrize("problem", MAX_PROBLEMS.values(), ids=MAX_PROBLEMS.keys())
 AVG = pytest.mark.parametrize("problem", AVG_PROBLEMS.values(), ids=AVG_PROBLEMS.keys())
-
-
-def skip_unless_expected_to_run(algorithm, problem, direction):
-    if algorithm.name == "naive" and problem.macs > NAIVE_MACS:
-        pytest.skip(f"naive: over {NAIVE_MACS} multiply-accumulates")
-    if reason := algorithm.unavailable():
-        pytest.skip(f"{algorithm.name} is unavailable: {reason}")
-    if reason := algorithm.refusal(problem, direction):
-        pytest.skip(f"{algorithm.name} refuses {problem} {direction}: {reason}")
 
 
 @ALGORITHMS

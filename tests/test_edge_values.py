@@ -22,9 +22,9 @@ from tests.checks import (
     run_conv,
     run_pool_backward,
     run_pool_forward,
+    skip_unless_expected_to_run,
 )
 from tests.problems import CONV_PROBLEMS, conv_operands, generator
-from tests.test_conformance_conv import skip_unless_expected_to_run
 
 FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = Direction.FORWARD, Direction.BACKWARD_INPUT, Direction.BACKWARD_WEIGHT
 NAN, INF = np.nan, np.inf
@@ -358,8 +358,7 @@ def test_error_is_as_expected(algorithm, text, dtype, direction):
     problem = replace(parse_problem(text), dtype=dtype)
     if problem.macs > 400_000 and algorithm.name == "naive":
         problem = replace(problem, batch=1, out_channels=max(problem.groups, 1), in_size=(6, 6))
-    if algorithm.name == "naive" and problem.macs > 20_000:
-        pytest.skip("naive: over 20000 multiply-accumulates")
+    skip_unless_expected_to_run(algorithm, problem, direction)
     first, second = normal(problem, direction)
     exact = oracle_of(direction)(problem, first, second)
     actual = run_conv(algorithm, problem, direction, first, second, threads=2)
