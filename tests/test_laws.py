@@ -8,9 +8,8 @@ import pytest
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward
+from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward, skip_unless_expected_to_run
 from tests.problems import conv_operands, generator, integers, pool_input
-from tests.test_conformance_conv import skip_unless_expected_to_run
 
 FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = Direction.FORWARD, Direction.BACKWARD_INPUT, Direction.BACKWARD_WEIGHT
 

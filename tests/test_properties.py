@@ -13,9 +13,8 @@ from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from fastconv.problem import window_extent
 from tests import oracle
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward
+from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward, skip_unless_expected_to_run
 from tests.problems import conv_operands, integers, pool_input
-from tests.test_conformance_conv import skip_unless_expected_to_run
 
 CONV = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
 POOL = pytest.mark.parametrize("algorithm", REGISTRY["pool"], ids=lambda algorithm: algorithm.name)
