@@ -111,12 +111,26 @@ class Algorithm:
     backward_weight: Callable[..., None] | None = None
     checks_indices: bool = False
 
-    def direction(self, direction: Direction) -> Callable[..., None]:
-        """The function that computes `direction`."""
+    def direction(self, problem: Problem, direction: Direction) -> Callable[..., None]:
+        """The function that computes `direction` of `problem`."""
         function: Callable[..., None] | None = getattr(self, direction.value)
         if function is None:
             raise ValueError(f"{self.name} has no {direction}")
-        return function
+        return function.of(problem) if isinstance(function, ByAxes) else function
+
+
+@dataclass(frozen=True)
+class ByAxes:
+    """A function of a problem and more: one for two spatial axes, one for three."""
+
+    flat: Callable[..., Any]
+    volume: Callable[..., Any]
+
+    def of(self, problem: Problem) -> Callable[..., Any]:
+        return self.flat if problem.axes == 2 else self.volume
+
+    def __call__(self, problem: Problem, *rest: Any) -> Any:
+        return self.of(problem)(problem, *rest)
 
 
 def nchw(problem: Problem, array: np.ndarray) -> np.ndarray:

@@ -32,9 +32,6 @@ def family_of(problem: Problem) -> str:
     return "conv" if isinstance(problem, ConvProblem) else "pool"
 
 
-_PLAIN = Epilogue()
-
-
 @dataclass(frozen=True)
 class Plan:
     """One algorithm settled for one problem and direction.
@@ -104,29 +101,31 @@ class Plan:
         """
         if len(arrays) != 2:
             raise TypeError(f"a {self.direction} plan runs on two arrays, got {len(arrays)}")
-        first, second, result_shape, dtype = self._signature
-        operands = _operand(arrays[0], *first, dtype), _operand(arrays[1], *second, dtype)
+        (name, shape), (second_name, second_shape), result_shape, dtype, last = self._signature
+        one, two = arrays
+        if not (type(one) is np.ndarray and one.dtype is dtype and one.shape == shape and one.flags.carray):
+            one = _operand(one, name, shape, dtype)
+        if not (type(two) is np.ndarray and two.dtype is dtype and two.shape == second_shape and two.flags.carray):
+            two = _operand(two, second_name, second_shape, dtype)
+        if bias is not None:
+            if self.direction is not Direction.FORWARD:
+                raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
+            last = Epilogue(_operand(bias, "bias", second_shape[:1], dtype))
         if not self.problem.batch:
             return np.zeros(result_shape, dtype)
         result = np.empty(result_shape, dtype)
-        if self.direction is Direction.FORWARD:
-            checked = None if bias is None else _operand(bias, "bias", second[1][:1], dtype)
-            self.execute(*operands, result, _PLAIN if checked is None else Epilogue(checked))
-        elif bias is not None:
-            raise ValueError(f"bias belongs to a forward plan, this one is {self.direction}")
-        elif self.direction is Direction.BACKWARD_INPUT:
-            self.execute(*operands, result, _PLAIN)
-        else:
-            self.execute(*operands, result, None)
+        with workspace.scratch(self.workspace_bytes) as granted:
+            self._compute(self.problem, one, two, result, last, granted, self.threads)
         return result
 
     @cached_property
     def _compute(self) -> Callable[..., None]:
-        return self._implementation.direction(self.direction)
+        return self._implementation.direction(self.problem, self.direction)
 
     @cached_property
-    def _signature(self) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype]:
-        """(name, shape) of the two operands of `run`, the result's shape, and the dtype of all."""
+    def _signature(self) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype, Epilogue | None]:
+        """(name, shape) of the two operands of `run`, the result's shape, the dtype of all, and what the algorithm is
+        given after them: no epilogue, or no gradient of a bias."""
         problem = self.problem
         if not isinstance(problem, ConvProblem):
             raise TypeError("only a convolution's plan can be run; pools have their functions")
@@ -137,12 +136,11 @@ class Plan:
             Direction.BACKWARD_INPUT: (grad_output, weight, input),
             Direction.BACKWARD_WEIGHT: (grad_output, input, weight),
         }[self.direction]
-        return first, second, result[1], np.dtype(problem.dtype)
+        last = None if self.direction is Direction.BACKWARD_WEIGHT else Epilogue()
+        return first, second, result[1], np.dtype(problem.dtype), last
 
 
 def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:
-    if type(array) is np.ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray:
-        return array
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
     if array.shape != shape:

@@ -101,7 +101,7 @@ def run(kernel: int, task: bytes, items: int, threads: int | None = None) -> Non
     """
     if _native is None:
         raise RuntimeError(_unavailable)
-    _native.run(kernel, task, items, min(threads or get_num_threads(), _native.MAX_THREADS))
+    _native.run(kernel, task, items, threads or get_num_threads())
 
 
 # -- Numba ------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def _execute(
     """Call with operands and results as they come in `arguments`; return the results."""
     scratch = _granted(algorithm, problem, direction, threads, generous, grant)
     plain = [entry.array if isinstance(entry, Memory) else entry for entry in arguments]
-    algorithm.direction(direction)(problem, *plain, scratch, threads)
+    algorithm.direction(problem, direction)(problem, *plain, scratch, threads)
     scratch.check_guards("scratch")
     results = []
     for position, entry in enumerate(arguments):

@@ -38,7 +38,7 @@ def run(module, direction, problem, *operands, shape, threads=2, epilogue=(), by
     result = Memory(shape, problem.dtype)
     scratch = Pieces(algorithm.workspace_bytes(problem, direction, threads)[1], byte)
     arguments = (*(entry and entry.array for entry in given), result.array, *epilogue, scratch, threads)
-    algorithm.direction(direction)(problem, *arguments)
+    algorithm.direction(problem, direction)(problem, *arguments)
     for entry in filter(None, given):
         entry.check_unchanged("an operand")
     result.check_guards("result")

@@ -115,7 +115,7 @@ def test_nothing_beyond_the_grant_is_allocated(problem, direction):
     last = np.empty(problem.out_channels, problem.dtype) if direction is Direction.BACKWARD_WEIGHT else Epilogue()
 
     def call():
-        IM2COL.direction(direction)(problem, *arrays, result, last, Scratch(memory), 1)
+        IM2COL.direction(problem, direction)(problem, *arrays, result, last, Scratch(memory), 1)
 
     call()
     tracemalloc.start()

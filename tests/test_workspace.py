@@ -66,8 +66,9 @@ def test_what_is_kept_is_bounded(monkeypatch):
     for arena in arenas:
         arena.__enter__()
     assert fastconv.memory_stats()["in_use"] >= 8 * 30_000
-    for arena in arenas:
-        arena.__exit__(None, None, None)
+    while arenas:
+        arenas.pop().__exit__(None, None, None)
+    del arena
     stats = fastconv.memory_stats()
     assert stats["in_use"] == 0
     assert 30_000 <= stats["kept"] <= 100_000

@@ -21,7 +21,7 @@ what lies beyond grad_output never meet them.
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -109,8 +109,8 @@ def _prepared(problem: ConvProblem, direction: Direction, module: Any) -> tuple[
 
 
 def _correlate(
-    problem: ConvProblem,
     direction: Direction,
+    problem: ConvProblem,
     source: np.ndarray,
     weight_kcrs: np.ndarray,
     dest: np.ndarray,
@@ -127,7 +127,8 @@ def _correlate(
     schedule, task, correlate = prepared
     relu = epilogue.activation == "relu"
     if schedule.packs_itself:
-        threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
+        if threads > 1:
+            threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
         slots = scratch.reserve(threads * schedule.slot_bytes)
         call = module.correlation_call(source, weight_kcrs, dest, 0, None, epilogue.bias, slots, 0, relu)
         pool.run(correlate, call + task, schedule.ranges, threads)
@@ -145,28 +146,8 @@ def _correlate(
         pool.run(correlate, call + task, ranges * schedule.blocks_per_range, threads)
 
 
-def forward(
-    problem: ConvProblem,
-    input: np.ndarray,
-    weight: np.ndarray,
-    output: np.ndarray,
-    epilogue: Epilogue,
-    scratch: Scratch,
-    threads: int,
-) -> None:
-    _correlate(problem, Direction.FORWARD, input, weight, output, epilogue, scratch, threads)
-
-
-def backward_input(
-    problem: ConvProblem,
-    grad_output: np.ndarray,
-    weight: np.ndarray,
-    grad_input: np.ndarray,
-    epilogue: Epilogue,
-    scratch: Scratch,
-    threads: int,
-) -> None:
-    _correlate(problem, Direction.BACKWARD_INPUT, grad_output, weight, grad_input, epilogue, scratch, threads)
+forward = partial(_correlate, Direction.FORWARD)
+backward_input = partial(_correlate, Direction.BACKWARD_INPUT)
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error, nchw
+from fastconv.algorithm import Algorithm, ByAxes, Direction, Epilogue, direct_error, nchw
 from fastconv.problem import ITEM_BYTES, ConvProblem, Ints
 from fastconv.workspace import Scratch, aligned_bytes
 
@@ -186,12 +186,6 @@ def with_volumes(flat: Algorithm) -> Algorithm:
                         np.add(total, part, out=total) if count else np.copyto(total, part)
             scratch.release(mark)
 
-    def by_axes(flat_function: Any, volume_function: Any) -> Any:
-        def function(problem: ConvProblem, *rest: Any) -> Any:
-            return (flat_function if problem.axes == 2 else volume_function)(problem, *rest)
-
-        return function
-
     def inner_of(problem: ConvProblem) -> ConvProblem:
         return planes_problem(problem, planes_at_once(problem))
 
@@ -212,15 +206,15 @@ def with_volumes(flat: Algorithm) -> Algorithm:
 
     return replace(
         flat,
-        refusal=by_axes(flat.refusal, lambda problem, direction: flat.refusal(inner_of(problem), direction)),
-        ready=by_axes(flat.ready, lambda problem, direction: flat.ready(inner_of(problem), direction)),
-        error=by_axes(
+        refusal=ByAxes(flat.refusal, lambda problem, direction: flat.refusal(inner_of(problem), direction)),
+        ready=ByAxes(flat.ready, lambda problem, direction: flat.ready(inner_of(problem), direction)),
+        error=ByAxes(
             flat.error,
             lambda problem, direction: max(flat.error(inner_of(problem), direction), direct_error(problem, direction)),
         ),
-        cost=by_axes(flat.cost, cost),
-        workspace_bytes=by_axes(flat.workspace_bytes, workspace_bytes),
-        forward=by_axes(flat.forward, forward),
-        backward_input=by_axes(flat.backward_input, backward_input),
-        backward_weight=by_axes(flat.backward_weight, backward_weight),
+        cost=ByAxes(flat.cost, cost),
+        workspace_bytes=ByAxes(flat.workspace_bytes, workspace_bytes),
+        forward=ByAxes(flat.forward, forward),
+        backward_input=ByAxes(flat.backward_input, backward_input),
+        backward_weight=flat.backward_weight and ByAxes(flat.backward_weight, backward_weight),
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithm import Algorithm, Direction, direct_error
+from fastconv.algorithm import Algorithm, ByAxes, Direction, direct_error
 from fastconv.problem import ITEM_BYTES, Ints, PoolProblem
 from fastconv.workspace import ALIGNMENT, Scratch
 
@@ -368,12 +368,6 @@ def with_volumes(flat: Algorithm) -> Algorithm:
         else:
             scatter(problem, grad_output, input, indices, grad_input, scratch, threads)
 
-    def by_axes(flat_function: Any, volume_function: Any) -> Any:
-        def function(problem: PoolProblem, *rest: Any) -> Any:
-            return (flat_function if problem.axes == 2 else volume_function)(problem, *rest)
-
-        return function
-
     def inner_of(
         problem: PoolProblem, direction: Direction, volumes: int, planes: int
     ) -> tuple[PoolProblem, Direction]:
@@ -403,14 +397,14 @@ def with_volumes(flat: Algorithm) -> Algorithm:
 
     return replace(
         flat,
-        refusal=by_axes(flat.refusal, lambda problem, direction: flat.refusal(*largest(problem, direction))),
-        ready=by_axes(flat.ready, lambda problem, direction: flat.ready(*largest(problem, direction))),
-        error=by_axes(
+        refusal=ByAxes(flat.refusal, lambda problem, direction: flat.refusal(*largest(problem, direction))),
+        ready=ByAxes(flat.ready, lambda problem, direction: flat.ready(*largest(problem, direction))),
+        error=ByAxes(
             flat.error,
             lambda problem, direction: max(flat.error(*largest(problem, direction)), direct_error(problem, direction)),
         ),
-        cost=by_axes(flat.cost, cost),
-        workspace_bytes=by_axes(flat.workspace_bytes, workspace_bytes),
-        forward=by_axes(flat.forward, forward),
-        backward_input=by_axes(flat.backward_input, backward_input),
+        cost=ByAxes(flat.cost, cost),
+        workspace_bytes=ByAxes(flat.workspace_bytes, workspace_bytes),
+        forward=ByAxes(flat.forward, forward),
+        backward_input=ByAxes(flat.backward_input, backward_input),
     )
