@@ -3,6 +3,8 @@
 NaN, infinities, zeros, subnormals, overflow, and how close sums of real data come: for every algorithm.
 """
 
+import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -237,6 +239,45 @@ def test_modes_of_padding_show_no_more_than_there_is(name):
                 fastconv.conv2d(x, w, padding=wrong, padding_mode=mode, algorithm=name)
         with pytest.raises(fastconv.InvalidProblem, match=f"{mode} padding must be"):
             fastconv.pad(x, (0, most[1] + 1), mode=mode)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("mask", list(itertools.product([True, False], repeat=3)), ids=str)
+def test_gradients_of_modes_of_padding_are_refused_like_their_forward(axes, mask):
+    x, w = np.ones((1, 1, *(7,) * axes)), np.ones((1, 1, *(3,) * axes))
+    forward, backward = getattr(fastconv, f"conv{axes}d"), getattr(fastconv, f"conv{axes}d_backward")
+    for mode, wrong in (("reflect", 7), ("reflect", 9), ("circular", 8), ("circular", 15)):
+        how = {"padding": wrong, "padding_mode": mode}
+        with pytest.raises(fastconv.InvalidProblem) as said:
+            forward(x, w, **how)
+        dy = np.ones((1, 1, *(7 + 2 * wrong - 2,) * axes))
+        for upstream in (dy, x):  # as it would be, and of another shape
+            with pytest.raises(fastconv.InvalidProblem, match=re.escape(str(said.value))):
+                backward(upstream, x, w, output_mask=mask, **how)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_pad_and_its_gradient_are_refused_together_or_are_adjoint(mode):
+    """Every small input and pair of pads: nothing is computed in one direction alone."""
+    refused = 0
+    for n, low, high in itertools.product(range(5), range(-4, 6), range(-4, 6)):
+        x = np.arange(1.0, n + 1)
+        if n + low + high < 0:
+            with pytest.raises(fastconv.InvalidProblem, match="pad"):
+                fastconv.pad(x, (low, high), mode)
+            continue
+        dy = np.arange(3.0, 3 + n + low + high)
+        try:
+            y = fastconv.pad(x, (low, high), mode)
+        except fastconv.InvalidProblem:
+            refused += 1
+            with pytest.raises(fastconv.InvalidProblem):
+                fastconv.pad_backward(dy, (low, high), mode)
+            continue
+        dx = fastconv.pad_backward(dy, (low, high), mode)
+        assert dx.shape == x.shape, (n, low, high)
+        assert dy @ y == dx @ x, (n, low, high)
+    assert bool(refused) == (mode != "constant")
 
 
 OVERFLOW = """

@@ -9,7 +9,7 @@ import numpy as np
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.padding import check_mode, pad_images, unpad_gradients
+from fastconv.functional.padding import check_mode, check_reach, pad_images, unpad_gradients
 from fastconv.problem import ConvProblem, Ints, Pads
 
 _problem = lru_cache(maxsize=4096)(ConvProblem)
@@ -88,6 +88,7 @@ class ConvCall:
         self.first_axis = 1 if channels_last else 2
         self.pads = problem.pads[-axes:]
         if self.mode != "zeros":
+            check_reach(problem.in_size[-axes:], self.pads, self.mode)
             shape = _padded_shape(input_shape, self.pads, self.first_axis)
             problem = conv_problem(dtype, shape, weight_shape, stride, 0, dilation, groups, channels_last)
         self.problem = problem

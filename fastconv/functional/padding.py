@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv.errors import InvalidProblem
-from fastconv.problem import Pads
+from fastconv.problem import Ints, Pads
 
 #: As torch names them.
 MODES = ("reflect", "replicate", "circular")
@@ -21,12 +21,13 @@ def check_mode(mode: object) -> str:
     raise InvalidProblem(f"padding_mode must be zeros, {', '.join(MODES)}, got {mode!r}")
 
 
-def _check_reach(size: int, low: int, high: int, mode: str) -> None:
-    """Raise where `mode` has nothing left to show."""
-    if mode == "reflect" and max(low, high) >= size:
-        raise InvalidProblem(f"reflect padding must be smaller than the input: {max(low, high)} >= {size}")
-    if mode == "circular" and max(low, high) > size:
-        raise InvalidProblem(f"circular padding must be at most the input: {max(low, high)} > {size}")
+def check_reach(size: Ints, pads: Pads, mode: str) -> None:
+    """Raise where `mode` has nothing left to show on one of the axes, of input extents `size`; zeros always have."""
+    for extent, pair in zip(size, pads, strict=True):
+        if mode == "reflect" and any(pair) and max(pair) >= extent:
+            raise InvalidProblem(f"reflect padding must be smaller than the input: {max(pair)} >= {extent}")
+        if mode == "circular" and max(pair) > extent:
+            raise InvalidProblem(f"circular padding must be at most the input: {max(pair)} > {extent}")
 
 
 def _sources(size: int, low: int, high: int, mode: str) -> tuple[slice, slice]:
@@ -39,11 +40,10 @@ def _sources(size: int, low: int, high: int, mode: str) -> tuple[slice, slice]:
 
 
 def pad_images(images: np.ndarray, pads: Pads, mode: str, first_axis: int) -> np.ndarray:
-    """Extend the spatial axes, which start at `first_axis`."""
+    """Extend the spatial axes, which start at `first_axis`, as far as `check_reach` allows."""
     for axis, (low, high) in enumerate(pads, start=first_axis):
         if low or high:
             size = images.shape[axis]
-            _check_reach(size, low, high, mode)
             before, after = _sources(size, low, high, mode)
             shape = (*images.shape[:axis], low + size + high, *images.shape[axis + 1 :])
             padded, whole = np.empty(shape, images.dtype), (slice(None),) * axis

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
-from fastconv.functional.padding import MODES, pad_images, unpad_gradients
+from fastconv.functional.padding import MODES, check_reach, pad_images, unpad_gradients
 from fastconv.problem import MAX_BYTES, Ints, Pads
 
 
@@ -43,13 +43,14 @@ class _Padding:
         Raises
         ------
         InvalidProblem
-            When less than nothing would be left, or the result could not be addressed.
+            When less than nothing would be left, the result could not be addressed, or the mode has less to show.
         """
         result, padded = self._grown(shape, self.pads), self._grown(shape, self.added)
         if min(result, default=0) < 0 or math.prod(padded) * itemsize > MAX_BYTES:
             raise InvalidProblem(f"pad {self._shown!r} makes shape {shape} into the impossible {result}")
         if self.mode != "constant" and not math.prod(shape[self.first_axis :]):
             raise InvalidProblem(f"{self.mode} padding needs a position to show, got shape {shape}")
+        check_reach(shape[self.first_axis :], self.added, self.mode)
         return padded
 
     def input_shape(self, shape: Ints) -> Ints:
