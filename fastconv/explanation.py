@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastconv import planner, settings
 from fastconv.algorithm import FUSED_ACTIVATIONS, Direction
+from fastconv.errors import shown
 from fastconv.problem import Problem
 
 
@@ -42,7 +43,7 @@ def algorithms(family: str = "conv") -> list[AlgorithmInfo]:
     ['naive']
     """
     if family not in planner.REGISTRY:
-        raise ValueError(f"unknown family {family!r}; the families are {', '.join(planner.REGISTRY)}")
+        raise ValueError(f"unknown family {shown(family)}; the families are {', '.join(planner.REGISTRY)}")
     fused = FUSED_ACTIVATIONS if family == "conv" else ()
     return [
         AlgorithmInfo(entry.name, (reason := entry.unavailable()) is None, reason, fused)

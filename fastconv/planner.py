@@ -141,7 +141,9 @@ class Plan:
 
 
 def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.dtype != dtype:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill it first")
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {getattr(array, 'dtype', type(array).__name__)}")
     if array.shape != shape:
         raise ValueError(f"{name} must have the plan's shape {shape}, got {array.shape}")

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 
 Ints: TypeAlias = tuple[int, ...]
 Pads: TypeAlias = tuple[tuple[int, int], ...]
@@ -61,34 +61,52 @@ MAX_DIVISOR = 2**53
 MAX_INT = 2**62
 
 
+def as_int(name: str, value: object) -> int:
+    """An int from an int, one of its subclasses or a NumPy integer; bool, timedelta64, float, text and None are none.
+
+    Raises
+    ------
+    TypeError
+        For the rest.
+    """
+    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {shown(value)}")
+    return int(value)
+
+
+def check_largest(name: str, numbers: Ints) -> None:
+    """Raise unless all of them, their signs aside, are at most MAX_INT."""
+    for number in numbers:
+        if abs(number) > MAX_INT:
+            raise InvalidProblem(f"{name} must be at most 2**62, got about 2**{number.bit_length()}")
+
+
 def _int(name: str, value: object) -> int:
-    """An int of at most MAX_INT, from an int or NumPy integer; bool, float, text and None are none."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    number = int(value)
+    """An int of at most MAX_INT."""
+    number = as_int(name, value)
     if abs(number) > MAX_INT:
-        raise InvalidProblem(f"{name} must be at most 2**62, got about 2**{number.bit_length()}")
+        check_largest(name, (number,))
     return number
 
 
 def _ints(name: str, values: object) -> Ints:
     if not isinstance(values, (tuple, list)):
-        raise TypeError(f"{name} must hold one int per spatial axis, got {values!r}")
+        raise TypeError(f"{name} must hold one int per spatial axis, got {shown(values)}")
     return tuple(_int(name, value) for value in values)
 
 
 def _pads(values: object) -> Pads:
     if not isinstance(values, (tuple, list)):
-        raise TypeError(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
+        raise TypeError(f"pads must hold one (low, high) pair per spatial axis, got {shown(values)}")
     pairs = [_ints("padding", pair) for pair in values]
     if any(len(pair) != 2 for pair in pairs):
-        raise InvalidProblem(f"pads must hold one (low, high) pair per spatial axis, got {values!r}")
+        raise InvalidProblem(f"pads must hold one (low, high) pair per spatial axis, got {shown(values)}")
     return tuple((low, high) for low, high in pairs)
 
 
 def _bool(name: str, value: object) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -106,17 +124,17 @@ def _canonicalise(problem: ConvProblem | PoolProblem, ints: tuple[str, ...], fla
 
 def _check_at_least(name: str, values: Ints, least: int) -> None:
     if min(values) < least:
-        shown = values[0] if len(set(values)) == 1 else values
-        raise InvalidProblem(f"{name} must be at least {least}, got {shown}")
+        smallest = values[0] if len(set(values)) == 1 else values
+        raise InvalidProblem(f"{name} must be at least {least}, got {smallest}")
 
 
 def _check_axes(in_size: Ints, kernel: Ints, stride: Ints, pads: Pads, dilation: Ints) -> None:
     axes = len(in_size)
     if axes not in (2, 3):
-        raise InvalidProblem(f"a problem has 2 or 3 spatial axes, got input size {in_size}")
+        raise InvalidProblem(f"a problem has 2 or 3 spatial axes, got input size {shown(in_size)}")
     for name, values in (("kernel", kernel), ("stride", stride), ("pads", pads), ("dilation", dilation)):
         if len(values) != axes:
-            raise InvalidProblem(f"{name} must have one entry for each of the {axes} spatial axes, got {values}")
+            raise InvalidProblem(f"{name} must have one entry for each of the {axes} spatial axes, got {shown(values)}")
     _check_at_least("input size", in_size, 1)
     _check_at_least("kernel size", kernel, 1)
     _check_at_least("stride", stride, 1)
@@ -150,7 +168,7 @@ def _check_bytes(name: str, shape: Ints, dtype: str) -> int:
 
 def _check_common(dtype: str, batch: int) -> None:
     if dtype not in ITEM_BYTES:
-        raise InvalidProblem(f"dtype must be one of {', '.join(ITEM_BYTES)}, got {dtype!r}")
+        raise InvalidProblem(f"dtype must be one of {', '.join(ITEM_BYTES)}, got {shown(dtype)}")
     if batch < 0:
         raise InvalidProblem(f"batch must be at least 0, got {batch}")
 
@@ -200,7 +218,8 @@ class ConvProblem(_Value):
 
     Examples
     --------
-    >>> problem = ConvProblem("float32", 1, 3, (32, 32), 10, (5, 5), pads=((2, 2), (2, 2)))
+    >>> import fastconv
+    >>> problem = fastconv.ConvProblem("float32", 1, 3, (32, 32), 10, (5, 5), pads=((2, 2), (2, 2)))
     >>> problem.output_shape
     (1, 10, 32, 32)
     >>> problem.macs
@@ -313,7 +332,8 @@ class PoolProblem(_Value):
 
     Examples
     --------
-    >>> PoolProblem("max", "float32", 1, 64, (112, 112), (3, 3), (2, 2), ((1, 1), (1, 1))).output_shape
+    >>> import fastconv
+    >>> fastconv.PoolProblem("max", "float32", 1, 64, (112, 112), (3, 3), (2, 2), ((1, 1), (1, 1))).output_shape
     (1, 64, 56, 56)
     """
 
@@ -336,7 +356,7 @@ class PoolProblem(_Value):
 
     def __post_init__(self) -> None:
         if self.kind not in ("max", "avg"):
-            raise InvalidProblem(f'kind must be "max" or "avg", got {self.kind!r}')
+            raise InvalidProblem(f'kind must be "max" or "avg", got {shown(self.kind)}')
         _canonicalise(self, ("batch", "channels"), ("ceil_mode", "count_include_pad", "channels_last"))
         if self.divisor_override is not None:
             object.__setattr__(self, "divisor_override", _int("divisor_override", self.divisor_override))

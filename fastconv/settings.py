@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from fastconv import threads as _threads
 from fastconv import workspace
+from fastconv.errors import shown
 
 FAMILIES = ("conv", "pool")
 
@@ -56,7 +57,7 @@ _context: ContextVar[tuple[dict[str, Any], ...]] = ContextVar("fastconv_settings
 def _listed(value: object) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"algorithm must be a name, a list of names, or a dict of these per family, got {value!r}")
+        raise TypeError(f"algorithm must be a name, a list of names, or a dict of these per family, got {shown(value)}")
     return names  # type: ignore[return-value]
 
 
@@ -67,7 +68,7 @@ def check_names(value: object, families: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name != "auto" and name not in known:
             kind = families[0] + " algorithm" if len(families) == 1 else "algorithm"
-            raise ValueError(f"unknown {kind} {name!r}; the names are auto, {', '.join(known)}")
+            raise ValueError(f"unknown {kind} {shown(name)}; the names are auto, {', '.join(known)}")
     return names[: names.index("auto")] if "auto" in names else names
 
 
@@ -75,7 +76,7 @@ def _preferred(algorithm: object) -> tuple[tuple[str, ...], ...]:
     if isinstance(algorithm, Mapping):
         for family in algorithm:
             if family not in FAMILIES:
-                raise ValueError(f"unknown family {family!r}; the families are {', '.join(FAMILIES)}")
+                raise ValueError(f"unknown family {shown(family)}; the families are {', '.join(FAMILIES)}")
         return tuple(check_names(algorithm.get(family, "auto"), [family]) for family in FAMILIES)
     names = check_names(algorithm, FAMILIES)
     # A name that only one family has says nothing about the other.
@@ -97,15 +98,15 @@ def _changes(
         changes["threads"] = _threads.validate_threads(threads)
     if tolerance is not None:
         if isinstance(tolerance, (bool, str)) or not isinstance(tolerance, (int, float)):
-            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+            raise TypeError(f"tolerance must be a number, got {shown(tolerance)}")
         if not 0 <= tolerance <= sys.float_info.max:
-            raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
+            raise ValueError(f"tolerance must be finite and at least 0, got {shown(tolerance)}")
         changes["tolerance"] = float(tolerance)
     if workspace_limit is not None:
         changes["workspace_limit"] = workspace.check_limit(workspace_limit)
     if strict is not None:
         if not isinstance(strict, bool):
-            raise TypeError(f"strict must be True or False, got {strict!r}")
+            raise TypeError(f"strict must be True or False, got {shown(strict)}")
         changes["strict"] = strict
     return changes
 

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 from fastconv import models
+from fastconv.errors import shown
 from fastconv.models import Convolution, Flatten, Layer, Linear, Network, Pool
 from fastconv.problem import ConvProblem, Ints, PoolProblem
 
@@ -237,5 +238,5 @@ def table(name: str, convention: str = "cs231n") -> str:
         For an unknown network or convention.
     """
     if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}; the conventions are {', '.join(CONVENTIONS)}")
+        raise ValueError(f"unknown convention {shown(convention)}; the conventions are {', '.join(CONVENTIONS)}")
     return cs231n(summarise(models.find(name)))

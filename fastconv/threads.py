@@ -18,6 +18,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
+from fastconv.errors import shown
 from fastconv.machine import usable_cores
 
 try:
@@ -49,7 +50,7 @@ def validate_threads(threads: object) -> int:
     except TypeError:
         count = 0
     if count < 1:
-        raise ValueError(f"threads must be an integer of at least 1, got {threads!r}")
+        raise ValueError(f"threads must be an integer of at least 1, got {shown(threads)}")
     if count >= 2**31:
         raise ValueError(f"threads must be at most 2**31 - 1, got about 2**{count.bit_length()}")
     return count

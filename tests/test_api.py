@@ -82,6 +82,14 @@ def test_masked_gradients_are_none_and_the_others_the_same(name):
             fastconv.conv2d_backward(DY, X, W, padding=1, output_mask=mask)
 
 
+def test_a_mask_of_gradients_may_be_an_array_of_bools():
+    found = fastconv.conv2d_backward(DY, X, W, padding=1, output_mask=np.array([True, False, True]))
+    assert [gradient is not None for gradient in found] == [True, False, True]
+    for wrong in (np.array([1, 0, 0]), np.array([True, False]), np.array(True)):
+        with pytest.raises((TypeError, ValueError), match="output_mask must be"):
+            fastconv.conv2d_backward(DY, X, W, padding=1, output_mask=wrong)
+
+
 def test_the_functions_of_torch_nn_grad():
     dx, dw, _ = fastconv.conv2d_backward(DY, X, W, padding=1)
     assert_same_numbers(fastconv.conv2d_input(X.shape, W, DY, padding=1), dx)

@@ -331,6 +331,27 @@ def test_other_dtypes_are_refused_for_every_array(name):
         for bent in (*wrong, np.ma.masked_array(array)):
             with pytest.raises(TypeError, match=r"must be|must not be"):
                 run(name, call | {key: bent})
+        masked = [np.ma.masked_array(entry, mask=True) for entry in array]
+        for bent in (masked, tuple(masked), [np.ma.masked, 1.0], [[1.0], [[np.ma.masked]]]):
+            with pytest.raises(TypeError, match=f"{key} must not be a masked array, nor hold one"):
+                run(name, call | {key: bent})
+
+
+def test_a_wrong_dtype_is_compared_with_the_argument_that_it_must_match():
+    """What is wrong is never said to be right: "must be float32, got float32"."""
+    x, w, y = (np.ones(shape, np.float32) for shape in ((1, 1, 4, 4), (1, 1, 3, 3), (1, 1, 2, 2)))
+    plan = fastconv.plan_conv2d(x.shape, w.shape)
+    for call, message in (
+        (lambda: plan.run(np.ma.array(x), w), "input must not be a masked array"),
+        (lambda: plan.run(x, w, bias=np.ma.array(w[0, 0, 0, :1])), "bias must not be a masked array"),
+        (lambda: fastconv.avg_pool2d_backward(y, x.astype("float64"), 2), "grad_output's dtype float32, got float64"),
+        (lambda: fastconv.upsample_backward(x, y.astype("float64"), 4), "grad_output's dtype float32, got float64"),
+        (lambda: fastconv.conv2d_input(x.shape, w, y.astype("float64")), "weight's dtype float32, got float64"),
+        (lambda: fastconv.avg_pool2d_backward(y, (1, 1, 4.0, 4), 2), "input shape must be an int, got 4.0"),
+        (lambda: fastconv.avg_pool2d_backward(y, (1, 1, "4", 4), 2), "input shape must be an int, got '4'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("name", ["correlate2d", "convolve2d"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from enum import IntEnum
 
 import numpy as np
 import pytest
@@ -74,6 +75,17 @@ def test_huge_padding_dilation_and_kernels_neither_hang_nor_overflow(huge):
             pool(X, huge)
 
 
+@pytest.mark.parametrize("scale", [1.7e308, 1e300, 1e17, (1.0, 1e30)])
+def test_a_huge_scale_factor_is_refused(scale):
+    for call in (
+        lambda: fastconv.upsample(X, scale_factor=scale),
+        lambda: fastconv.upsample_backward(X, X.shape, scale_factor=scale),
+    ):
+        with pytest.raises(ValueError, match=r"scale_factor must give|more than can be addressed") as said:
+            call()
+        assert len(str(said.value)) < 250
+
+
 # -- Every int of every function --------------------------------------------------------------------
 
 INTS = ("stride", "padding", "dilation", "groups", "kernel_size", "output_padding", "output_size", "size")
@@ -127,6 +139,84 @@ def test_numpy_integers_are_ints(name, parameter):
     written = tuple(map(np.int32, value)) if isinstance(value, tuple) else np.int16(value)
     for actual, expected in zip(bent(name, parameter, written), plain, strict=True):
         assert_same_numbers(actual, expected)
+
+
+class Whole(int):
+    """Says of itself no more than an int does."""
+
+
+class Steps(IntEnum):
+    ONE = 1
+    TWO = 2
+
+
+def test_subclasses_of_int_are_ints():
+    for step in (1, 2):
+        expected = fastconv.conv2d(X, W, stride=step)
+        for stride in (Whole(step), Steps(step), (Whole(step), Steps(step))):
+            assert_same_numbers(fastconv.conv2d(X, W, stride=stride), expected)
+    assert type(fastconv.ConvProblem("float32", Whole(1), 1, (1, 1), 1, (1, 1)).batch) is int
+    with pytest.raises(TypeError, match=r"stride must be an int, got .*timedelta64"):
+        fastconv.conv2d(X, W, stride=np.timedelta64(1))
+
+
+ENDLESS = ([0] * 10**6, "a" * 10**6, (10**5000,) * 9, -(10**5000), [[0] * 10**5] * 9, {"a" * 10**6: 1}, np.zeros(10**6))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_messages_stay_short_whatever_they_show(name):
+    """Every parameter but the arrays; 10**5000 has more digits than Python prints."""
+    call = valid_call(name)
+    for parameter in parameters(name):
+        if isinstance(call.get(parameter), np.ndarray) or parameter == "algorithm":
+            continue
+        for value in (*ENDLESS, 10**5000):
+            message = refusal(name, call | {parameter: value})
+            assert len(message) < 500, (parameter, message[:500])
+            assert "Exceeds the limit" not in message, parameter
+
+
+def refusal(name, arguments):
+    """What a call is refused with, if it is."""
+    try:
+        run(name, arguments)
+    except (ValueError, TypeError, MemoryError) as error:
+        return str(error)
+    return ""
+
+
+def test_messages_of_texts_problems_and_settings_stay_short():
+    plain = ("float32", 1, 1, (1, 1), 1, (1, 1))
+    calls = [lambda value=value: fastconv.parse_problem(value) for value in ("a" * 10**6, f"f32_{'9' * 5000}")]
+    for value in ENDLESS:
+        calls += [lambda at=at, value=value: ConvProblem(*plain[:at], value, *plain[at + 1 :]) for at in range(6)]
+        calls += [
+            lambda key=key, value=value: ConvProblem(*plain, **{key: value})
+            for key in ("stride", "pads", "dilation", "groups", "channels_last")
+        ]
+        calls += [
+            lambda key=key, value=value: fastconv.use(**{key: value}).__enter__()
+            for key in ("algorithm", "threads", "tolerance", "strict")
+        ]
+        calls += [
+            lambda value=value: fastconv.output_size(value, 3, exact=True),
+            lambda value=value: fastconv.output_size(7, 3, padding=value),
+            lambda value=value: fastconv.output_size(7, 3, exact=value),
+            lambda value=value: fastconv.plan_conv2d(value, W.shape),
+            lambda value=value: fastconv.explain(X.shape, value),
+            lambda value=value: fastconv.algorithms(value),
+        ]
+    for call in calls:
+        with pytest.raises((ValueError, TypeError)) as said:
+            call()
+        assert len(str(said.value)) < 600, str(said.value)[:600]
+        assert "Exceeds the limit" not in str(said.value)
+
+
+@pytest.mark.parametrize("exact", ["no", 1, 0, None])
+def test_exact_is_true_or_false(exact):
+    with pytest.raises(TypeError, match="exact must be True or False"):
+        fastconv.output_size(7, 2, 3, exact=exact)
 
 
 @NAMES

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
-from fastconv.problem import MAX_BYTES, Ints, Pads, window_extent
+from fastconv.errors import InvalidProblem, shown
+from fastconv.problem import MAX_BYTES, Ints, Pads, as_int, check_largest, window_extent
 
 #: One int for all spatial axes, or one per axis.
 IntOrInts: TypeAlias = int | Sequence[int]
@@ -30,18 +30,14 @@ _PLAIN = {np.dtype("float32"), np.dtype("float64")}
 
 
 def check_int(name: str, value: object) -> int:
-    """An int or NumPy integer, and nothing that only looks like one.
+    """An int (of a subclass too) or NumPy integer, and nothing that only looks like one.
 
     Raises
     ------
     TypeError
         For bool, float, str, None.
     """
-    if type(value) is int:
-        return value
-    if isinstance(value, np.integer):
-        return int(value)
-    raise TypeError(f"{name} must be an int, got {value!r}")
+    return value if type(value) is int else as_int(name, value)
 
 
 def check_number(name: str, value: object) -> float:
@@ -55,7 +51,7 @@ def check_number(name: str, value: object) -> float:
         For an int beyond every float.
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -68,9 +64,27 @@ def check_ints(name: str, value: object, axes: int) -> Ints:
         return (value,) * axes
     if isinstance(value, (list, tuple)):
         if len(value) != axes or any(isinstance(entry, (list, tuple)) for entry in value):
-            raise InvalidProblem(f"{name} must be an int or {axes} ints, one per spatial axis, got {value!r}")
+            raise InvalidProblem(f"{name} must be an int or {axes} ints, one per spatial axis, got {shown(value)}")
         return tuple(check_int(name, entry) for entry in value)
     return (check_int(name, value),) * axes
+
+
+def check_extents(name: str, value: object, axes: int, least: int = 1) -> Ints:
+    """Ints of at least `least` and at most 2**62, one per axis; a single one serves all."""
+    extents = check_ints(name, value, axes)
+    if min(extents) < least:
+        raise InvalidProblem(f"{name} must be at least {least}, got {shown(value)}")
+    check_largest(name, extents)
+    return extents
+
+
+def check_size(name: str, value: object, dimensions: int) -> Ints:
+    """A whole shape, given as a list or tuple of ints."""
+    if not isinstance(value, (list, tuple)) or len(value) != dimensions:
+        raise InvalidProblem(f"{name} must be a shape of {dimensions} ints, got {shown(value)}")
+    shape = tuple(check_int(name, extent) for extent in value)
+    check_largest(name, shape)
+    return shape
 
 
 def only_ints(*values: object) -> bool:
@@ -81,7 +95,7 @@ def only_ints(*values: object) -> bool:
 def check_bool(name: str, value: object) -> bool:
     """True or False, nothing else."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -97,7 +111,7 @@ def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dila
         if value.lower() == "valid":
             return ((0, 0),) * axes
         if value.lower() != "same":
-            raise InvalidProblem(f'padding must be "valid", "same", ints or (low, high) pairs, got {value!r}')
+            raise InvalidProblem(f'padding must be "valid", "same", ints or (low, high) pairs, got {shown(value)}')
         pads = []
         for size, k, s, d in zip(in_size, kernel, stride, dilation, strict=True):
             total = max((-(-size // s) - 1) * s + window_extent(k, d) - size, 0) if min(k, s, d) > 0 else 0
@@ -106,14 +120,16 @@ def check_padding(value: object, in_size: Ints, kernel: Ints, stride: Ints, dila
     if isinstance(value, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in value):
         if len(value) != axes or not all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in value):
             raise InvalidProblem(
-                f"padding must be exactly one (low, high) pair per spatial axis ({axes}), got {value!r}"
+                f"padding must be exactly one (low, high) pair per spatial axis ({axes}), got {shown(value)}"
             )
         return tuple((check_int("padding", low), check_int("padding", high)) for low, high in value)
     return tuple((pad, pad) for pad in check_ints("padding", value, axes))
 
 
-def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
+def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None, of: str = "input") -> np.ndarray:
     """A floating-point NumPy array of `value` in native byte order, without a copy where it is one already.
+
+    It has the `dtype` of the argument named `of`, which came first.
 
     Raises
     ------
@@ -127,7 +143,7 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if dtype is not None and array.dtype != dtype:
-        raise TypeError(f"{name} must be of the input's dtype {dtype.name}, got {array.dtype.name}")
+        raise TypeError(f"{name} must be of the {of}'s dtype {dtype.name}, got {array.dtype.name}")
     return array
 
 
@@ -144,8 +160,8 @@ def to_array(name: str, value: object) -> np.ndarray:
     """
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array; fill it first")
+    if _masked(value):
+        raise TypeError(f"{name} must not be a masked array, nor hold one; fill it first")
     if isinstance(value, (np.ndarray, list, tuple, float, np.floating)):
         try:
             return np.asarray(value)
@@ -162,6 +178,19 @@ def to_array(name: str, value: object) -> np.ndarray:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise TypeError(f"{name}, a {kind}, cannot be shared with NumPy: {error}") from error
     raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+
+
+def _masked(value: object) -> bool:
+    """Whether it is a masked array, or a list with one anywhere in it, of which NumPy would drop the mask."""
+    pending, lists = [value], set()
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, np.ma.MaskedArray):
+            return True
+        if isinstance(entry, (list, tuple)) and id(entry) not in lists:
+            lists.add(id(entry))
+            pending.extend(entry)
+    return False
 
 
 def plain(array: np.ndarray) -> np.ndarray:
@@ -184,7 +213,7 @@ def check_data_format(value: object, axes: int) -> bool:
         return False
     if value == last:
         return True
-    raise InvalidProblem(f'data_format must be "{first}" or "{last}", got {value!r}')
+    raise InvalidProblem(f'data_format must be "{first}" or "{last}", got {shown(value)}')
 
 
 def check_image(name: str, array: np.ndarray, axes: int) -> tuple[np.ndarray, bool]:
@@ -210,19 +239,25 @@ def split_image(shape: Ints, channels_last: bool) -> tuple[int, int, Ints]:
     return (shape[0], shape[-1], shape[1:-1]) if channels_last else (shape[0], shape[1], shape[2:])
 
 
+def _is_number(value: object) -> bool:
+    """Whether it can be an extent, well or badly written: a list of such is a shape, since no image has one axis."""
+    return not isinstance(value, (list, tuple, np.ma.MaskedArray)) and getattr(value, "ndim", 0) == 0
+
+
 def shape_of(name: str, value: ArrayLike | Sequence[int], dtype: np.dtype) -> Ints:
-    """The shape that an array of `dtype` has, or that a sequence of ints is.
+    """The shape that an array of `dtype`, that of grad_output, has, or that a sequence of ints is.
 
     Raises
     ------
     TypeError, InvalidProblem
         For what is neither, and for extents that are negative or beyond what can be addressed.
     """
-    if not isinstance(value, (tuple, list)) or not all(isinstance(extent, (int, np.integer)) for extent in value):
-        return as_array(name, value, dtype).shape
+    if not isinstance(value, (tuple, list)) or not all(_is_number(extent) for extent in value):
+        return as_array(name, value, dtype, "grad_output").shape
     shape = tuple(check_int(f"{name} shape", extent) for extent in value)
     if min(shape, default=0) < 0:
-        raise InvalidProblem(f"{name} shape must not be negative, got {shape}")
+        raise InvalidProblem(f"{name} shape must not be negative, got {shown(shape)}")
+    check_largest(f"{name} shape", shape)
     if math.prod(shape) > MAX_BYTES // 8:
         raise InvalidProblem(f"{name} of shape {shape} would take more bytes than can be addressed")
     return shape

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.algorithm import FUSED_ACTIVATIONS, Direction, Epilogue
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import conv_call, finish
@@ -30,7 +30,9 @@ def _check_bias(bias: ArrayLike | None, weight: np.ndarray) -> np.ndarray | None
 def _check_activation(activation: Activation) -> Activation:
     if activation is None or callable(activation) or activation in FUSED_ACTIVATIONS:
         return activation
-    raise InvalidProblem(f"activation must be None, {', '.join(FUSED_ACTIVATIONS)} or a callable, got {activation!r}")
+    raise InvalidProblem(
+        f"activation must be None, {', '.join(FUSED_ACTIVATIONS)} or a callable, got {shown(activation)}"
+    )
 
 
 def _activated(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.algorithm import Direction, Epilogue
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import ConvCall, channel_sums, conv_call, finish
@@ -17,9 +17,12 @@ from fastconv.planner import plan
 
 def check_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
     """Which of the three gradients (input, weight, bias) are wanted."""
-    if not isinstance(output_mask, (list, tuple)) or len(output_mask) != 3:
-        raise InvalidProblem(f"output_mask must be three bools (input, weight, bias), got {output_mask!r}")
-    wanted = [arguments.check_bool("output_mask", entry) for entry in output_mask]
+    mask: object = output_mask
+    if isinstance(mask, np.ndarray):
+        mask = mask.tolist()
+    if not isinstance(mask, (list, tuple)) or len(mask) != 3:
+        raise InvalidProblem(f"output_mask must be three bools (input, weight, bias), got {shown(output_mask)}")
+    wanted = [arguments.check_bool("output_mask", entry) for entry in mask]
     return wanted[0], wanted[1], wanted[2]
 
 

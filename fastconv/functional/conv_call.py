@@ -10,7 +10,7 @@ from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.padding import check_mode, check_reach, pad_images, unpad_gradients
-from fastconv.problem import ConvProblem, Ints, Pads
+from fastconv.problem import ConvProblem, Ints, Pads, check_largest
 
 _problem = lru_cache(maxsize=4096)(ConvProblem)
 
@@ -32,6 +32,7 @@ def conv_problem(
     strides = arguments.check_ints("stride", stride, axes)
     dilations = arguments.check_ints("dilation", dilation, axes)
     count = arguments.check_int("groups", groups)
+    check_largest("groups", (count,))
     pads = arguments.check_padding(padding, in_size, tuple(kernel), strides, dilations)
     if count > 0 and in_channels != group_in_channels * count:
         raise InvalidProblem(

@@ -7,18 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_backward import grad_input_of, grad_weight_of
 from fastconv.functional.conv_call import conv_call, finish
-from fastconv.problem import Ints
-
-
-def _check_size(name: str, size: object, axes: int) -> Ints:
-    if not isinstance(size, (list, tuple)) or len(size) != axes + 2:
-        raise InvalidProblem(f"{name} must be a shape of {axes + 2} ints, got {size!r}")
-    return tuple(arguments.check_int(name, extent) for extent in size)
 
 
 def _conv_input(
@@ -32,8 +24,8 @@ def _conv_input(
     groups: int,
 ) -> np.ndarray:
     weights = arguments.as_array("weight", weight)
-    upstream = arguments.as_array("grad_output", grad_output, weights.dtype)
-    shape = _check_size("input_size", input_size, axes)
+    upstream = arguments.as_array("grad_output", grad_output, weights.dtype, "weight")
+    shape = arguments.check_size("input_size", input_size, axes + 2)
     dtype = arguments.compute_dtype(weights)
     call = conv_call(axes, dtype, shape, weights.shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")
@@ -54,7 +46,7 @@ def _conv_weight(
     given = arguments.as_array("input", input)
     upstream = arguments.as_array("grad_output", grad_output, given.dtype)
     arguments.check_dimensions("input", given, axes)
-    shape = _check_size("weight_size", weight_size, axes)
+    shape = arguments.check_size("weight_size", weight_size, axes + 2)
     dtype = arguments.compute_dtype(given)
     call = conv_call(axes, dtype, given.shape, shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import settings
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.conv import conv2d
 from fastconv.problem import Pads
@@ -41,17 +41,20 @@ def _check(name: str, value: ArrayLike) -> np.ndarray:
 def _fill(value: object, dtype: np.dtype) -> complex | float | int:
     """`fillvalue` as an element of `dtype`."""
     if not isinstance(value, (bool, int, float, complex, np.number, np.bool_)):
-        raise TypeError(f"fillvalue must be a number, got {value!r}")
-    number = complex(value)
+        raise TypeError(f"fillvalue must be a number, got {shown(value)}")
+    try:
+        number = complex(value)
+    except OverflowError:
+        raise InvalidProblem("fillvalue must be a number that a float can hold, got an int that is larger") from None
     if dtype.kind == "c":
         return number
     if number.imag:
-        raise InvalidProblem(f"fillvalue must be real for {dtype} matrices, got {value!r}")
+        raise InvalidProblem(f"fillvalue must be real for {dtype} matrices, got {shown(value)}")
     if dtype.kind == "f":
         return number.real
     bounds = np.iinfo(dtype)
     if not math.isfinite(number.real) or not bounds.min <= int(value) <= bounds.max:  # type: ignore[arg-type]
-        raise InvalidProblem(f"fillvalue must fit the matrices' dtype {dtype}, got {value!r}")
+        raise InvalidProblem(f"fillvalue must fit the matrices' dtype {dtype}, got {shown(value)}")
     return int(value)  # type: ignore[arg-type]
 
 
@@ -96,9 +99,9 @@ def _correlated(image: np.ndarray, kernel: np.ndarray, pads: Pads, boundary: str
 
 def _both(in1: ArrayLike, in2: ArrayLike, mode: str, boundary: str, fillvalue: complex, turned: bool) -> np.ndarray:
     if mode not in MODES:
-        raise InvalidProblem(f"mode must be {', '.join(MODES)}, got {mode!r}")
+        raise InvalidProblem(f"mode must be {', '.join(MODES)}, got {shown(mode)}")
     if boundary not in BOUNDARIES:
-        raise InvalidProblem(f"boundary must be {', '.join(BOUNDARIES)}, got {boundary!r}")
+        raise InvalidProblem(f"boundary must be {', '.join(BOUNDARIES)}, got {shown(boundary)}")
     first, second = _check("in1", in1), _check("in2", in2)
     dtype = np.result_type(first.dtype, second.dtype)
     if dtype.kind == "b":

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
-from fastconv.problem import MAX_INT
 
 
 def _channel_sums(values: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -44,16 +43,12 @@ def _check(input: ArrayLike, size: int, alpha: float, beta: float, k: float) -> 
         raise InvalidProblem(f"input must have at least 3 dimensions (batch, channels, ...), got shape {given.shape}")
     if not given.shape[1]:
         raise InvalidProblem(f"input must have at least 1 channel, got shape {given.shape}")
-    window = arguments.check_int("size", size)
-    if window < 1:
-        raise InvalidProblem(f"size must be at least 1, got {window}")
-    if window > MAX_INT:
-        raise InvalidProblem(f"size must be at most 2**62, got about 2**{window.bit_length()}")
+    (window,) = arguments.check_extents("size", arguments.check_int("size", size), 1)
     factors = []
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         factors.append(arguments.check_number(name, value))
         if not math.isfinite(factors[-1]):
-            raise InvalidProblem(f"{name} must be finite, got {value!r}")
+            raise InvalidProblem(f"{name} must be finite, got {shown(value)}")
     return given, arguments.plain(given), _Window(window // 2, (window - 1) // 2, factors[0] / window, *factors[1:])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.problem import Ints, Pads
 
 #: As torch names them.
@@ -18,7 +18,7 @@ def check_mode(mode: object) -> str:
     """A known padding mode."""
     if mode == "zeros" or mode in MODES:
         return str(mode)
-    raise InvalidProblem(f"padding_mode must be zeros, {', '.join(MODES)}, got {mode!r}")
+    raise InvalidProblem(f"padding_mode must be zeros, {', '.join(MODES)}, got {shown(mode)}")
 
 
 def check_reach(size: Ints, pads: Pads, mode: str) -> None:

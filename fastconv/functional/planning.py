@@ -8,13 +8,13 @@ import numpy as np
 
 from fastconv import planner
 from fastconv.algorithm import Direction
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.explanation import Explanation, explain_problem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import conv_problem
 from fastconv.planner import Plan
-from fastconv.problem import MAX_INT, ConvProblem, Ints, PoolProblem, Problem, output_extent, window_extent
+from fastconv.problem import ConvProblem, PoolProblem, Problem, check_largest, output_extent, window_extent
 from fastconv.problem_text import parse_problem
 
 
@@ -66,15 +66,14 @@ def output_size(
     strides = arguments.check_ints("stride", stride, axes)
     dilations = arguments.check_ints("dilation", dilation, axes)
     pads = arguments.check_padding(padding, sizes, kernel, strides, dilations)
-    ceil = arguments.check_bool("ceil_mode", ceil_mode)
+    ceil, fits = arguments.check_bool("ceil_mode", ceil_mode), arguments.check_bool("exact", exact)
     for name, values, least in (
         ("input_size", sizes, 1), ("kernel_size", kernel, 1), ("stride", strides, 1), ("dilation", dilations, 1),
         ("padding", tuple(pad for pair in pads for pad in pair), 0),
     ):  # fmt: skip
-        if max(values, default=least) > MAX_INT:
-            raise InvalidProblem(f"{name} must be at most 2**62")
+        check_largest(name, values)
         if min(values, default=least) < least:
-            raise InvalidProblem(f"{name} must be at least {least}, got {values}")
+            raise InvalidProblem(f"{name} must be at least {least}, got {shown(values)}")
     extents = []
     for size, k, s, (low, high), d in zip(sizes, kernel, strides, pads, dilations, strict=True):
         extent = output_extent(size, k, s, (low, high), d, ceil)
@@ -82,7 +81,7 @@ def output_size(
         formula = f"({size} + {low} + {high} - {d} * ({k} - 1) - 1) / {s} + 1 = {room / s + 1:.3g}"
         if extent < 1:
             raise InvalidProblem(f"kernel size {k} does not fit: {formula}")
-        if exact and room % s:
+        if fits and room % s:
             raise InvalidProblem(f"stride {s} does not fit: {formula}")
         extents.append(extent)
     return tuple(extents) if isinstance(input_size, (list, tuple)) else extents[0]
@@ -93,13 +92,7 @@ def _direction(value: str | Direction) -> Direction:
         return Direction(value)
     except ValueError:
         names = ", ".join(direction.value for direction in Direction)
-        raise ValueError(f"direction must be one of {names}, got {value!r}") from None
-
-
-def _shape(name: str, value: object, dimensions: int) -> Ints:
-    if not isinstance(value, (list, tuple)) or len(value) != dimensions:
-        raise InvalidProblem(f"{name} must be a shape of {dimensions} ints, got {value!r}")
-    return tuple(arguments.check_int(name, extent) for extent in value)
+        raise ValueError(f"direction must be one of {names}, got {shown(value)}") from None
 
 
 def _dtype(value: object) -> str:
@@ -108,7 +101,7 @@ def _dtype(value: object) -> str:
     except TypeError:  # NumPy's, which does not say of what
         name = ""
     if name not in ("float32", "float64"):
-        raise TypeError(f"dtype must be float32 or float64, got {value!r}")
+        raise TypeError(f"dtype must be float32 or float64, got {shown(value)}")
     return str(name)
 
 
@@ -150,7 +143,7 @@ def plan_conv2d(
     >>> fastconv.plan_conv2d((1, 3, 32, 32), (10, 3, 5, 5), padding=2).problem.output_shape
     (1, 10, 32, 32)
     """
-    shapes = _shape("input_shape", input_shape, 4), _shape("weight_shape", weight_shape, 4)
+    shapes = arguments.check_size("input_shape", input_shape, 4), arguments.check_size("weight_shape", weight_shape, 4)
     problem = conv_problem(_dtype(dtype), *shapes, stride, padding, dilation, groups)
     return planner.plan(problem, _direction(direction))
 
@@ -202,9 +195,11 @@ def explain(
         for name, value in {"weight_shape": weight_shape, **parameters}.items():
             default = _EXPLAIN_DEFAULTS[name]
             if type(value) is not type(default) or value != default:
-                raise TypeError(f"{name} belongs to an input shape; a problem or its text has its own, got {value!r}")
+                raise TypeError(
+                    f"{name} belongs to an input shape; a problem or its text has its own, got {shown(value)}"
+                )
         return explain_problem(parse_problem(problem) if isinstance(problem, str) else problem, way)
     if weight_shape is None:
         raise TypeError("explain needs a problem, its text, or an input shape and a weight_shape")
-    shapes = _shape("input_shape", problem, 4), _shape("weight_shape", weight_shape, 4)
+    shapes = arguments.check_size("input_shape", problem, 4), arguments.check_size("weight_shape", weight_shape, 4)
     return explain_problem(conv_problem(_dtype(dtype), *shapes, stride, padding, dilation, groups), way)

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.pool_call import Images, input_shape, pool, pool_backward, pool_problem
 from fastconv.functional.segments import adaptive_runs, check_result, sums_along, transposed
-from fastconv.problem import Ints, PoolProblem
+from fastconv.problem import Ints, PoolProblem, check_largest
 
 #: One extent for all spatial axes, or one per axis; None keeps that of the input.
 OutputSize: TypeAlias = int | Sequence[int | None] | None
@@ -24,14 +24,15 @@ def check_output_size(output_size: OutputSize, images: Images, shape: Ints) -> t
     wanted = output_size if isinstance(output_size, (list, tuple)) else (output_size,) * images.axes
     if len(wanted) != images.axes:
         raise InvalidProblem(
-            f"output_size must be an int or {images.axes} ints, one per spatial axis, or None, got {output_size!r}"
+            f"output_size must be an int or {images.axes} ints, one per spatial axis, or None, got {shown(output_size)}"
         )
     out = tuple(
         extent if entry is None else arguments.check_int("output_size", entry)
         for entry, extent in zip(wanted, size, strict=True)
     )
     if min(out) < 1:
-        raise InvalidProblem(f"output_size must be at least 1, got {output_size!r}")
+        raise InvalidProblem(f"output_size must be at least 1, got {shown(output_size)}")
+    check_largest("output_size", out)
     if min(channels, *size) < 1:
         raise InvalidProblem(f"input must have channels and spatial extents of at least 1, got shape {shape}")
     check_result("output_size", output_size, (*shape[:1], channels, *out), images.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.algorithm import Direction, check_indices_inside
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import finish
@@ -45,7 +45,7 @@ def input_shape(input: ArrayLike | Ints, gradients: Images) -> Ints:
     """Batched shape of an input given as an array or as its shape, beside its output's gradients."""
     shape = arguments.shape_of("input", input, gradients.given.dtype)
     if len(shape) != gradients.given.ndim:
-        raise InvalidProblem(f"input must have as many dimensions as grad_output, got shape {shape}")
+        raise InvalidProblem(f"input must have as many dimensions as grad_output, got shape {shown(shape)}")
     return shape if gradients.batched else (1, *shape)
 
 

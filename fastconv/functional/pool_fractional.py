@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
 from fastconv.functional.pool_adaptive_avg import image_shape
 from fastconv.functional.pool_call import Images, check_indices
-from fastconv.functional.segments import check_extents, scattered
+from fastconv.functional.segments import scattered
 from fastconv.problem import Ints
 
 
@@ -21,20 +21,23 @@ def _out_size(
 ) -> Ints:
     if (output_size is None) == (output_ratio is None):
         raise InvalidProblem(
-            f"exactly one of output_size and output_ratio must be given, got {output_size!r} and {output_ratio!r}"
+            f"exactly one of output_size and output_ratio must be given, got {shown(output_size)} and "
+            f"{shown(output_ratio)}"
         )
     if output_size is not None:
-        out = check_extents("output_size", output_size, 2)
+        out = arguments.check_extents("output_size", output_size, 2)
     else:
         ratios = output_ratio if isinstance(output_ratio, (list, tuple)) else (output_ratio,) * 2
         if len(ratios) != 2:
-            raise InvalidProblem(f"output_ratio must be a number or two, one per spatial axis, got {output_ratio!r}")
+            raise InvalidProblem(
+                f"output_ratio must be a number or two, one per spatial axis, got {shown(output_ratio)}"
+            )
         for ratio in ratios:
             if not 0 < arguments.check_number("output_ratio", ratio) < 1:
-                raise InvalidProblem(f"output_ratio must be between 0 and 1, got {output_ratio!r}")
+                raise InvalidProblem(f"output_ratio must be between 0 and 1, got {shown(output_ratio)}")
         out = tuple(int(extent * ratio) for extent, ratio in zip(size, ratios, strict=True))
         if min(out) < 1:
-            raise InvalidProblem(f"output_ratio {output_ratio!r} of input size {size} leaves no output: {out}")
+            raise InvalidProblem(f"output_ratio {shown(output_ratio)} of input size {size} leaves no output: {out}")
     for extent, k, count in zip(size, kernel, out, strict=True):
         if count + k - 1 > extent:
             raise InvalidProblem(
@@ -51,7 +54,7 @@ def _samples(
     shape = (images.array.shape[0], channels, 2)
     if given is None:
         if generator is not None and not isinstance(generator, np.random.Generator):
-            raise TypeError(f"generator must be a numpy.random.Generator, got {generator!r}")
+            raise TypeError(f"generator must be a numpy.random.Generator, got {shown(generator)}")
         drawn: np.ndarray = (generator or np.random.default_rng()).random(shape, images.dtype)  # type: ignore[call-overload]
         return drawn
     samples = arguments.plain(arguments.as_array("_random_samples", given, images.given.dtype))
@@ -101,7 +104,7 @@ class _Fractional:
         _, self.channels, self.size = arguments.split_image(shape, images.channels_last)
         if min(self.channels, *self.size) < 1:
             raise InvalidProblem(f"input must have channels and spatial extents of at least 1, got shape {shape}")
-        self.kernel = check_extents("kernel_size", kernel_size, 2)
+        self.kernel = arguments.check_extents("kernel_size", kernel_size, 2)
         self.out = _out_size(self.size, self.kernel, output_size, output_ratio)
         self.output_shape = image_shape(shape, self.out, images.channels_last)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
 from fastconv.functional.pool_call import Images, pool_problem, run, run_backward, shown_shape
@@ -17,7 +17,7 @@ from fastconv.problem import PoolProblem
 def _check_norm(norm_type: object) -> float:
     norm = arguments.check_number("norm_type", norm_type)
     if norm == 0 or math.isnan(norm):
-        raise InvalidProblem(f"norm_type must not be 0 or NaN, got {norm_type!r}")
+        raise InvalidProblem(f"norm_type must not be 0 or NaN, got {shown(norm_type)}")
     return norm
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
 from fastconv.functional.pool_adaptive_avg import image_shape
 from fastconv.functional.pool_call import Images, check_indices, input_shape
-from fastconv.functional.segments import cells, check_extents, check_result
+from fastconv.functional.segments import cells, check_result
 from fastconv.problem import Ints
 
 
@@ -29,11 +29,9 @@ def _unpooled_shape(
     _, channels, size = arguments.split_image(shape, images.channels_last)
     if min(channels, *size) < 1:
         raise InvalidProblem(f"input must have channels and spatial extents of at least 1, got shape {shape}")
-    kernel = check_extents("kernel_size", kernel_size, axes)
-    strides = kernel if stride is None else check_extents("stride", stride, axes)
-    pads = arguments.check_ints("padding", padding, axes)
-    if min(pads) < 0:
-        raise InvalidProblem(f"padding must be at least 0, got {padding!r}")
+    kernel = arguments.check_extents("kernel_size", kernel_size, axes)
+    strides = kernel if stride is None else arguments.check_extents("stride", stride, axes)
+    pads = arguments.check_extents("padding", padding, axes, least=0)
     usual = tuple((extent - 1) * s - 2 * p + k for extent, s, p, k in zip(size, strides, pads, kernel, strict=True))
     if output_size is None:
         if min(usual) < 1:
@@ -42,7 +40,7 @@ def _unpooled_shape(
     else:
         if not isinstance(output_size, (list, tuple)) or len(output_size) not in (axes, axes + 2):
             raise InvalidProblem(
-                f"output_size must be {axes} ints, or a whole shape of {axes + 2}, got {output_size!r}"
+                f"output_size must be {axes} ints, or a whole shape of {axes + 2}, got {shown(output_size)}"
             )
         unpooled = tuple(arguments.check_int("output_size", extent) for extent in output_size)
         if len(unpooled) > axes:
@@ -50,7 +48,7 @@ def _unpooled_shape(
         for extent, default, s in zip(unpooled, usual, strides, strict=True):
             if not max(default - s, 0) < extent < default + s:
                 raise InvalidProblem(
-                    f"output_size must be positive and less than a stride away from {usual}, got {output_size!r}"
+                    f"output_size must be positive and less than a stride away from {usual}, got {shown(output_size)}"
                 )
     unpooled_shape = image_shape(shape, unpooled, images.channels_last)
     check_result("kernel_size, stride and output_size", (kernel, strides, output_size), unpooled_shape, images.dtype)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.problem import MAX_BYTES, Ints
 
@@ -121,18 +121,10 @@ def cells(indices: np.ndarray, shape: Ints, channels_last: bool) -> np.ndarray:
     return found
 
 
-def check_extents(name: str, value: object, axes: int) -> Ints:
-    """Ints of at least 1, one per axis; a single one serves all."""
-    extents = arguments.check_ints(name, value, axes)
-    if min(extents) < 1:
-        raise InvalidProblem(f"{name} must be at least 1, got {value!r}")
-    return extents
-
-
 def check_result(name: str, value: object, shape: Ints, dtype: str) -> None:
     """Raise when the argument asks for a result that no address space holds."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     if nbytes > MAX_BYTES:
         raise InvalidProblem(
-            f"{name} {value!r} asks for a result of shape {shape}: {nbytes} bytes, more than can be addressed"
+            f"{name} {shown(value)} asks for a result of shape {shape}: {nbytes} bytes, more than can be addressed"
         )

@@ -18,7 +18,6 @@ from fastconv.errors import InvalidProblem
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
 from fastconv.functional.conv_call import conv_problem
-from fastconv.functional.segments import check_extents
 from fastconv.problem import MAX_BYTES, ConvProblem, Ints
 
 #: Along one axis: element(s) and window(s), one of them a slice, and the input positions they show.
@@ -66,7 +65,7 @@ def _columns_shape(problem: ConvProblem) -> Ints:
 def _problem(
     dtype: str, shape: Ints, kernel_size: IntOrInts, dilation: IntOrInts, padding: Padding, stride: IntOrInts
 ) -> ConvProblem:
-    kernel = check_extents("kernel_size", kernel_size, 2)
+    kernel = arguments.check_extents("kernel_size", kernel_size, 2)
     problem = conv_problem(dtype, shape, (1, shape[1], *kernel), stride, padding, dilation, 1)
     columns = _columns_shape(problem)
     if math.prod(columns) * np.dtype(dtype).itemsize > MAX_BYTES:
@@ -167,7 +166,10 @@ def fold(
             f"{given.shape}"
         )
     columns = arguments.plain(given if given.ndim == 3 else given[None])
-    size, kernel = check_extents("output_size", output_size, 2), check_extents("kernel_size", kernel_size, 2)
+    size, kernel = (
+        arguments.check_extents("output_size", output_size, 2),
+        arguments.check_extents("kernel_size", kernel_size, 2),
+    )
     if columns.shape[1] == 0 or columns.shape[1] % math.prod(kernel):
         raise InvalidProblem(
             f"input of shape {given.shape} must have a multiple of {math.prod(kernel)} rows, for kernel_size {kernel}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from fastconv.errors import shown
 from fastconv.models.description import (
     Convolution,
     Dropout,
@@ -60,4 +61,4 @@ def find(name: str) -> Network:
     for configuration in VGG:
         if known == f"vgg-{configuration.lower()}":
             return vgg(configuration)
-    raise ValueError(f"unknown network {name!r}; the names are {', '.join(names())}")
+    raise ValueError(f"unknown network {shown(name)}; the names are {', '.join(names())}")

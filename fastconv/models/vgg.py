@@ -6,6 +6,7 @@ connected layers. The configurations differ in the stages alone.
 
 from __future__ import annotations
 
+from fastconv.errors import shown
 from fastconv.models.description import (
     Convolution,
     Dropout,
@@ -59,7 +60,7 @@ def vgg(configuration: str = "D", classes: int = 1000) -> Network:
     16
     """
     if configuration not in VGG:
-        raise ValueError(f"configuration must be one of {', '.join(VGG)}, got {configuration!r}")
+        raise ValueError(f"configuration must be one of {', '.join(VGG)}, got {shown(configuration)}")
     layers: list[Layer] = []
     for stage in VGG[configuration]:
         for entry in stage:
