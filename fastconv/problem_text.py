@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.problem import ConvProblem, Ints, Pads, PoolProblem, Problem
 
 _DTYPES = {"f32": "float32", "f64": "float64"}
@@ -131,7 +131,8 @@ def parse_problem(text: str) -> Problem:
 
     Examples
     --------
-    >>> problem = parse_problem("f32_n8c64h56w56_k64r3s3_pad1:1,1:1")
+    >>> import fastconv
+    >>> problem = fastconv.parse_problem("f32_n8c64h56w56_k64r3s3_pad1:1,1:1")
     >>> problem.output_shape
     (8, 64, 56, 56)
     >>> str(problem)
@@ -143,20 +144,20 @@ def parse_problem(text: str) -> Problem:
     rest = text[head.end() :] if head else ""
     if head is None or (rest and not rest.startswith("_")) or bool(head["kind"]) == bool(head["k"]):
         raise InvalidProblem(
-            f"not a problem's text: {text!r}; the form is {_FORM} or max_f32_n1c3h32w32_r2s2_stride2x2"
+            f"not a problem's text: {shown(text)}; the form is {_FORM} or max_f32_n1c3h32w32_r2s2_stride2x2"
         )
     if bool(head["d"]) != bool(head["t"]):
-        raise InvalidProblem(f"three axes need both d (input planes) and t (kernel planes): {text!r}")
+        raise InvalidProblem(f"three axes need both d (input planes) and t (kernel planes): {shown(text)}")
     found: dict[str, Any] = {}
     for part in rest.split("_")[1:]:
         try:
             name, value = _read_field(part)
         except ValueError:
-            raise InvalidProblem(f"cannot read {part!r} in the problem's text {text!r}") from None
+            raise InvalidProblem(f"cannot read {shown(part)} in the problem's text {shown(text)}") from None
         if name in found:
-            raise InvalidProblem(f"{part!r} repeats a parameter in the problem's text {text!r}")
+            raise InvalidProblem(f"{shown(part)} repeats a parameter in the problem's text {shown(text)}")
         if name in (_CONV_ONLY if head["kind"] else _POOL_ONLY):
-            raise InvalidProblem(f"{part!r} does not belong to this kind of problem: {text!r}")
+            raise InvalidProblem(f"{shown(part)} does not belong to this kind of problem: {shown(text)}")
         found[name] = value
 
     sizes = {

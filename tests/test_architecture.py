@@ -411,6 +411,18 @@ MODULES = sorted(
 )
 
 
+def test_examples_of_public_names_run_when_pasted():
+    """Without the names that their module has: each imports what it uses."""
+    runner, report = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), []
+    for name in fastconv.__all__:
+        found = doctest.DocTestFinder(recurse=False).find(getattr(fastconv, name), name, module=False, globs={})
+        for example in found:
+            if name not in ("empty_cache", "memory_stats"):  # theirs lack their import still
+                runner.run(example, out=report.append)
+    assert runner.tries > 100
+    assert not runner.failures, "".join(report)
+
+
 @pytest.mark.parametrize("name", ["fastconv", *MODULES])
 def test_examples_run(name):
     """Every example of every docstring, in its own process's state."""

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
 from fastconv.functional.pool_adaptive_avg import image_shape
-from fastconv.functional.segments import Runs, check_extents, check_result, sums_along, transposed
-from fastconv.problem import Ints
+from fastconv.functional.segments import Runs, check_result, sums_along, transposed
+from fastconv.problem import MAX_INT, Ints
 
 
 class _Neighbours(NamedTuple):
@@ -70,14 +70,14 @@ class _Enlargement:
     ) -> None:
         axes = len(shape) - 2
         if axes not in (1, 2, 3):
-            raise InvalidProblem(f"input must have 3 to 5 dimensions with the batch, got shape {shape}")
+            raise InvalidProblem(f"input must have 3 to 5 dimensions with the batch, got shape {shown(shape)}")
         channels_last = arguments.check_data_format(data_format, axes)
         if mode not in ("nearest", "bilinear"):
-            raise InvalidProblem(f'mode must be "nearest" or "bilinear", got {mode!r}')
+            raise InvalidProblem(f'mode must be "nearest" or "bilinear", got {shown(mode)}')
         if mode == "bilinear" and axes != 2:
             raise InvalidProblem(f'mode "bilinear" needs an input of 4 dimensions, got shape {shape}')
         if mode == "nearest" and align_corners is not None:
-            raise InvalidProblem(f'align_corners belongs to mode "bilinear", got {align_corners!r} with "nearest"')
+            raise InvalidProblem(f'align_corners belongs to mode "bilinear", got {shown(align_corners)} with "nearest"')
         aligned = align_corners is not None and arguments.check_bool("align_corners", align_corners)
         _, channels, in_size = arguments.split_image(shape, channels_last)
         if min(channels, *in_size) < 1:
@@ -124,18 +124,27 @@ def _sizes(
     """Extents of the output, and the scales as far as they were given."""
     axes = len(in_size)
     if (size is None) == (scale_factor is None):
-        raise InvalidProblem(f"exactly one of size and scale_factor must be given, got {size!r} and {scale_factor!r}")
+        raise InvalidProblem(
+            f"exactly one of size and scale_factor must be given, got {shown(size)} and {shown(scale_factor)}"
+        )
     if size is not None:
-        return check_extents("size", size, axes), (None,) * axes
+        return arguments.check_extents("size", size, axes), (None,) * axes
     scales: Sequence[Any] = scale_factor if isinstance(scale_factor, (list, tuple)) else (scale_factor,) * axes
     if len(scales) != axes:
-        raise InvalidProblem(f"scale_factor must be a number or {axes}, one per spatial axis, got {scale_factor!r}")
+        raise InvalidProblem(
+            f"scale_factor must be a number or {axes}, one per spatial axis, got {shown(scale_factor)}"
+        )
     for scale in scales:
         if not 0 < arguments.check_number("scale_factor", scale) < float("inf"):
-            raise InvalidProblem(f"scale_factor must be positive and finite, got {scale_factor!r}")
-    out = tuple(int(extent * float(scale)) for extent, scale in zip(in_size, scales, strict=True))
+            raise InvalidProblem(f"scale_factor must be positive and finite, got {shown(scale_factor)}")
+    extents = [extent * float(scale) for extent, scale in zip(in_size, scales, strict=True)]
+    if max(extents) > MAX_INT:
+        raise InvalidProblem(
+            f"scale_factor must give extents of at most 2**62, got {shown(scale_factor)} for input size {in_size}"
+        )
+    out = tuple(map(int, extents))
     if min(out) < 1:
-        raise InvalidProblem(f"scale_factor {scale_factor!r} of input size {in_size} leaves no output: {out}")
+        raise InvalidProblem(f"scale_factor {shown(scale_factor)} of input size {in_size} leaves no output: {out}")
     return out, [float(scale) for scale in scales]
 
 
