@@ -235,3 +235,27 @@ def test_the_average_of_a_long_window_is_exact(name):
     x = np.ones((1, 1, 1, length), np.float32)
     assert fastconv.avg_pool2d(x, (1, length), algorithm=name).item() == 1
     assert fastconv.avg_pool2d(x, (1, length), divisor_override=1, algorithm=name).item() == np.float32(length)
+
+
+@pytest.mark.parametrize("name", ["conv_transpose2d", "conv_transpose2d_backward"])
+def test_a_transposed_convolution_names_what_is_wrong(name):
+    """In words of its own input and output, which are those of the convolution it transposes the other way round."""
+    f32 = np.float32
+    for x, w, how, message in (
+        ((1, 2, 0, 4), (2, 3, 3, 3), {}, "^input size must be at least 1, got input of shape"),
+        ((1, 2, 4, 4), (2, 3, 0, 3), {}, "^kernel size must be at least 1"),
+        ((1, 0, 5, 5), (0, 2, 3, 3), {}, "^in_channels must be at least 1"),
+        ((1, 4, 5, 5), (4, 0, 3, 3), {}, "^out_channels must be at least 1"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"groups": 3}, "^in_channels must be a multiple of groups: 4 is not one of 3"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"groups": 0}, "^groups must be at least 1"),
+        ((1, 4, 5, 5), (3, 2, 3, 3), {}, "has 4 channels, but weight of shape .* takes 3"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"stride": 2**62}, "^the output, of shape .* more than can be addressed"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"stride": 2**40}, "^the output, of shape .* more than can be addressed"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"stride": 2**63}, r"^stride must be at most 2\*\*62"),
+        ((1, 4, 5, 5), (4, 2, 3, 3), {"padding": 4}, r"^output size \(5 - 1\) \* 1 .* = -1 is not positive"),
+    ):
+        arrays = {"input": np.ones(x, f32), "weight": np.ones(w, f32)}
+        if name.endswith("backward"):
+            arrays["grad_output"] = np.ones((1, 1, 1, 1), f32)
+        with pytest.raises(fastconv.InvalidProblem, match=message):
+            getattr(fastconv, name)(**arrays, **how)

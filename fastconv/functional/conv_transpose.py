@@ -7,18 +7,19 @@ gradients are that convolution's forward and backward_weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv.algorithm import Direction, Epilogue
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
 from fastconv.functional.conv_call import conv_call, finish
 from fastconv.planner import plan
-from fastconv.problem import Ints
+from fastconv.problem import ITEM_BYTES, MAX_BYTES, Ints
 
 
 class TransposedCall:
@@ -49,8 +50,22 @@ class TransposedCall:
                 f"input of shape {input_shape} has {in_channels} channels, but weight of shape {weight_shape} takes "
                 f"{weight_shape[0]}"
             )
+        count = arguments.check_int("groups", groups)
+        for name, extents in (
+            ("groups", (count,)), ("in_channels", (in_channels,)), ("out_channels", weight_shape[1:2]),
+            ("input size", in_size), ("kernel size", weight_shape[2:]),
+        ):  # fmt: skip
+            if min(extents) < 1:
+                raise InvalidProblem(
+                    f"{name} must be at least 1, got input of shape {input_shape}, weight of shape {weight_shape} "
+                    f"and groups={shown(groups)}"
+                )
+        if in_channels % count:
+            raise InvalidProblem(
+                f"in_channels must be a multiple of groups: {in_channels} is not one of {shown(groups)}"
+            )
         strides, dilations, pads, extras = (
-            _at_least(name, value, axes, least)
+            arguments.check_extents(name, value, axes, least)
             for name, value, least in (
                 ("stride", stride, 1), ("dilation", dilation, 1), ("padding", padding, 0),
                 ("output_padding", output_padding, 0),
@@ -65,7 +80,7 @@ class TransposedCall:
                     f"output_padding must be smaller than stride or dilation: {extra} >= max({s}, {d})"
                 )
             extent = (size - 1) * s - 2 * pad + d * (kernel - 1) + 1 + extra
-            if size < 1 or extent < 1:
+            if extent < 1:
                 raise InvalidProblem(
                     f"output size ({size} - 1) * {s} - 2 * {pad} + {d} * ({kernel} - 1) + 1 + {extra} = {extent} is "
                     f"not positive"
@@ -77,13 +92,19 @@ class TransposedCall:
             conv_pads.append((pad, max(pad - surplus, 0)))
             covered.append(extent - max(surplus - pad, 0))
         if min(covered) < 1:
-            raise InvalidProblem(f"output_padding {output_padding!r} leaves no output that a window covers")
-        groups = arguments.check_int("groups", groups)
-        channels = weight_shape[1] * max(groups, 1)
+            raise InvalidProblem(f"output_padding {shown(output_padding)} leaves no output that a window covers")
+        channels = weight_shape[1] * count
 
         def image(size: Sequence[int]) -> Ints:
             return (batch, *size, channels) if channels_last else (batch, channels, *size)
 
+        padded = image([extent + 2 * pad for extent, pad in zip(sizes, pads, strict=True)])
+        nbytes = math.prod(padded[1:]) * max(batch, 1) * ITEM_BYTES[dtype]
+        if nbytes > MAX_BYTES:
+            raise InvalidProblem(
+                f"the output, of shape {padded} before padding is taken off, would take {nbytes} bytes, more than can "
+                f"be addressed"
+            )
         self.channels_last = channels_last
         self.out_channels = channels
         self.output_shape = image(sizes)
@@ -95,20 +116,13 @@ class TransposedCall:
             strides,
             tuple(conv_pads),
             dilations,
-            groups,
+            count,
             "zeros",
             data_format,
         )
         spatial = tuple(slice(0, extent) for extent in covered)
         self.covered = (slice(None), *spatial) if channels_last else (slice(None), slice(None), *spatial)
         self.all_covered = sizes == covered
-
-
-def _at_least(name: str, value: IntOrInts, axes: int, least: int) -> Ints:
-    values = arguments.check_ints(name, value, axes)
-    if min(values) < least:
-        raise InvalidProblem(f"{name} must be at least {least}, got {value!r}")
-    return values
 
 
 def _conv_transpose(
