@@ -1,5 +1,7 @@
 """unfold, fold and pad, against loops over windows and np.pad; each adjoint exact on integers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -154,8 +156,9 @@ def test_values_of_padding():
         ((((1, 1), (1, 1)),), InvalidProblem, "pad must be a flat sequence"),
         (((1, 1) * 3,), InvalidProblem, "pad has 3 pairs, the array 2 axes"),
         (((1.0, 1),), TypeError, "pad must be an int, got 1.0"),
-        (((-2, -2),), InvalidProblem, "impossible"),
-        (((2**62, 0),), InvalidProblem, "impossible"),
+        (((-2, -2),), InvalidProblem, r"crops more than there is: shape \(2, 3\) would become \(2, -1\)"),
+        (((2**62, 0),), InvalidProblem, "more bytes than can be addressed"),
+        (((-(2**62), 2**62),), InvalidProblem, rf"shape \(2, 3\) into \(2, {2**62 + 3}\), before it crops: more bytes"),
         (((1, 1), "mirror"), InvalidProblem, "mode must be constant, reflect, replicate, circular, got 'mirror'"),
         (((3, 0), "reflect"), InvalidProblem, "reflect padding must be smaller than the input: 3 >= 3"),
         (((4, 0), "circular"), InvalidProblem, "circular padding must be at most the input: 4 > 3"),
@@ -166,6 +169,16 @@ def test_values_of_padding():
 def test_pad_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         fastconv.pad(np.zeros((2, 3)), *arguments)
+
+
+def test_padding_allocates_its_result_alone():
+    x = np.ones((8, 1 << 16), np.float32)
+    for mode, pad in (("constant", (1, 1)), ("constant", (1, -1)), ("constant", (0, 0)), ("replicate", (1, 1))):
+        tracemalloc.start()
+        y = fastconv.pad(x, pad, mode)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 1.1 * y.nbytes, (mode, pad)
 
 
 def test_pad_backward_errors():

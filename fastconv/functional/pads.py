@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.padding import MODES, check_reach, pad_images, unpad_gradients
 from fastconv.problem import MAX_BYTES, Ints, Pads
@@ -20,9 +20,9 @@ class _Padding:
 
     def __init__(self, pad: Sequence[int], mode: str, dimensions: int) -> None:
         if mode != "constant" and mode not in MODES:
-            raise InvalidProblem(f"mode must be constant, {', '.join(MODES)}, got {mode!r}")
+            raise InvalidProblem(f"mode must be constant, {', '.join(MODES)}, got {shown(mode)}")
         if not isinstance(pad, (list, tuple)) or len(pad) % 2 or any(isinstance(entry, (list, tuple)) for entry in pad):
-            raise InvalidProblem(f"pad must be a flat sequence of (low, high) pairs, last axis first, got {pad!r}")
+            raise InvalidProblem(f"pad must be a flat sequence of (low, high) pairs, last axis first, got {shown(pad)}")
         widths = [arguments.check_int("pad", entry) for entry in pad]
         #: (low, high) of the last axes, in the order of the axes.
         self.pads: Pads = tuple(zip(widths[::2], widths[1::2], strict=True))[::-1]
@@ -30,7 +30,7 @@ class _Padding:
         self.mode = mode
         self.first_axis = dimensions - len(self.pads)
         if self.first_axis < 0:
-            raise InvalidProblem(f"pad has {len(self.pads)} pairs, the array {dimensions} axes: {pad!r}")
+            raise InvalidProblem(f"pad has {len(self.pads)} pairs, the array {dimensions} axes: {shown(pad)}")
         self._shown = pad
 
     def _grown(self, shape: Ints, pads: Pads) -> Ints:
@@ -46,18 +46,42 @@ class _Padding:
             When less than nothing would be left, the result could not be addressed, or the mode has less to show.
         """
         result, padded = self._grown(shape, self.pads), self._grown(shape, self.added)
-        if min(result, default=0) < 0 or math.prod(padded) * itemsize > MAX_BYTES:
-            raise InvalidProblem(f"pad {self._shown!r} makes shape {shape} into the impossible {result}")
+        if min(result, default=0) < 0:
+            raise InvalidProblem(
+                f"pad {shown(self._shown)} crops more than there is: shape {shape} would become {shown(result)}"
+            )
+        if math.prod(padded) * itemsize > MAX_BYTES:
+            raise InvalidProblem(
+                f"pad {shown(self._shown)} makes shape {shape} into {shown(padded)}, before it crops: more bytes than "
+                f"can be addressed"
+            )
         if self.mode != "constant" and not math.prod(shape[self.first_axis :]):
             raise InvalidProblem(f"{self.mode} padding needs a position to show, got shape {shape}")
         check_reach(shape[self.first_axis :], self.added, self.mode)
         return padded
 
+    def result_shape(self, shape: Ints) -> Ints:
+        """After cropping."""
+        return self._grown(shape, self.pads)
+
+    def kept(self, shape: Ints) -> tuple[Any, Any]:
+        """Which positions of an input of `shape` the result shows too, and where."""
+        sources: list[Any] = []
+        targets: list[Any] = []
+        for size, (low, high) in zip(shape[self.first_axis :], self.pads, strict=True):
+            start = max(0, -low)
+            stop = max(start, min(size, size + high))
+            sources.append(slice(start, stop))
+            targets.append(slice(start + low, stop + low))
+        return (..., *sources), (..., *targets)
+
     def input_shape(self, shape: Ints) -> Ints:
         """Of what was padded into `shape`."""
         found = self._grown(shape, tuple((-low, -high) for low, high in self.pads))
         if min(found, default=0) < 0:
-            raise InvalidProblem(f"grad_output of shape {shape} is smaller than pad {self._shown!r} makes any input")
+            raise InvalidProblem(
+                f"grad_output of shape {shape} is smaller than pad {shown(self._shown)} makes any input"
+            )
         return found
 
     def cropped(self, padded: np.ndarray) -> np.ndarray:
@@ -85,16 +109,18 @@ def _crop_first(pad: Sequence[int], mode: str) -> tuple[list[int], list[int]] | 
 def _padded(given: np.ndarray, pad: Sequence[int], mode: str, value: float) -> np.ndarray:
     if steps := _crop_first(pad, mode):
         return _padded(_padded(given, steps[0], "constant", 0), steps[1], mode, 0)
-    padding, native = _Padding(pad, mode, given.ndim), given.dtype.newbyteorder("=")
-    shape = padding.padded_shape(given.shape, given.itemsize)
+    padding = _Padding(pad, mode, given.ndim)
+    padding.padded_shape(given.shape, given.itemsize)
     if mode == "constant":
         with np.errstate(over="ignore"):
-            padded = np.full(shape, value, native)
-        padding.inside(padded)[...] = given
-    else:
-        padded = pad_images(given, padding.added, mode, padding.first_axis)
-    # A copy: with nothing to add, or something to crop, this would be a view.
-    return np.array(padding.cropped(padded), native, order="C")
+            result = np.full(padding.result_shape(given.shape), value, given.dtype)
+        sources, targets = padding.kept(given.shape)
+        result[targets] = given[sources]
+        return result
+    padded = pad_images(given, padding.added, mode, padding.first_axis)
+    cropped = padding.cropped(padded)
+    # A copy of what would be a view: with nothing to add, or something to crop.
+    return padded if padded is not given and cropped.shape == padded.shape else np.array(cropped, order="C")
 
 
 def _unpadded(given: np.ndarray, pad: Sequence[int], mode: str) -> np.ndarray:
@@ -150,7 +176,7 @@ def pad(input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: flo
     _Padding(pad, mode, given.ndim)
     number = arguments.check_number("value", value)
     if mode != "constant" and number != 0:
-        raise InvalidProblem(f'value belongs to mode "constant", got {value!r} with "{mode}"')
+        raise InvalidProblem(f'value belongs to mode "constant", got {shown(value)} with "{mode}"')
     return _padded(given, pad, mode, number)
 
 
