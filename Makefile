@@ -3,7 +3,7 @@
 #   make test        the suite; make test-all adds torch, SciPy and the slow tests
 #   make bench       the pytest-benchmark suite, 15 minutes at most; make bench-full without limit
 #   make check       ruff, format, mypy;    make mutants    planted faults, all of which must be noticed
-#   make hunt        random problems against the oracle for SECONDS=600
+#   make hunt        random problems, calls and properties against the definitions for SECONDS=600
 #   make sanitize    the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # PYTHON=python3.12 chooses the interpreter, ISA=v3 builds one instruction set, JOBS=4 test processes.
 

@@ -1,10 +1,11 @@
-"""An open-ended hunt for wrong numbers: random problems of any shape, every algorithm and direction, by the oracle.
+"""An open-ended hunt for wrong numbers: random problems, calls and properties, by the oracle and the definitions.
 
-    python tests/hunt.py --seconds 600            (make hunt)
-    python tests/hunt.py --problem TEXT           one problem again
+    python tests/hunt.py --seconds 600                  (make hunt) the parts share the time
+    python tests/hunt.py --part conv --step SEED        one step again, as a find is printed
+    python tests/hunt.py --problem TEXT                 one problem of two axes again
 
-Integers whose sums are exact, so equality is exact. A find is printed with the line that reproduces it, and the hunt
-goes on; the exit code says whether there was one. Each find becomes a named test.
+A find is printed with the line that reproduces it, and the hunt goes on; the exit code says whether there was one.
+Each find becomes a named test, in test_finds.py.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,173 +23,94 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fastconv
-from fastconv.algorithm import Algorithm, Direction
 from fastconv.planner import REGISTRY
-from fastconv.problem import ConvProblem, PoolProblem, Problem, window_extent
-from tests import oracle
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward
-from tests.problems import conv_operands, integers, pool_input
+from tests import hunt_calls, hunt_problems, hunt_properties
 
-#: Multiply-accumulates of a problem at most, and of one that naive, in plain Python, takes part in.
-MOST_MACS, MOST_NAIVE_MACS = 3_000_000, 20_000
+Step = Callable[[np.random.Generator, Counter[str]], int]
 
-
-def random_axis(rng: np.random.Generator, pooling: bool, dilated: bool) -> tuple[int, int, int, tuple[int, int], int]:
-    """(size, kernel, stride, pads, dilation) of one axis in which at least one window fits."""
-    kernel = int(rng.choice([1, 1, 2, 3, 3, 3, 4, 5, 7, 11]))
-    dilation = int(rng.choice([1, 1, 1, 2, 3, 5])) if dilated else 1
-    most = kernel // 2 if pooling else int(rng.choice([0, 0, 1, 2, kernel * dilation + 1]))
-    low, high = (int(rng.integers(0, most + 1)) for _ in range(2))
-    least = max(window_extent(kernel, dilation) - low - high, 1)
-    size = least + int(rng.choice([0, 1, 2, rng.integers(0, 9), rng.integers(0, 40), rng.integers(0, 130)]))
-    stride = int(rng.choice([1, 1, 1, 2, 2, 3, 4, rng.integers(1, 12)]))
-    return size, kernel, stride, (low, high), dilation
+#: What one step of each part does, and how much of the time the part gets beside the others.
+PARTS: dict[str, tuple[Step, float]] = {
+    "problems": (hunt_problems.step, 3),
+    "conv": (hunt_calls.operators("conv1d", "conv2d", "conv3d"), 2),
+    "transposed": (hunt_calls.operators("conv_transpose"), 1),
+    "pools": (hunt_calls.operators("max_pool", "avg_pool"), 2),
+    "others": (hunt_calls.operators("lp_", "adaptive", "max_unpool", "fractional", "unfold", "upsample", "local"), 2),
+    "padding": (hunt_calls.padding, 0.5),
+    "pad": (hunt_calls.operators("pad"), 0.5),
+    "matrices": (hunt_calls.matrices, 1),
+    "properties": (hunt_properties.by_hypothesis, 2),
+}
 
 
-def random_conv(rng: np.random.Generator) -> ConvProblem:
-    axes = [random_axis(rng, False, True) for _ in range(2)]
-    groups = int(rng.choice([1, 1, 1, 2, 3, 8, 32]))
-    channels = [int(rng.choice([1, 1, 2, 3, 4, rng.integers(1, 40), rng.integers(1, 150)])) for _ in range(2)]
-    if groups > 3:
-        channels = [min(count, 5) for count in channels]
-    size, kernel, stride, pads, dilation = zip(*axes, strict=True)
-    return ConvProblem(
-        str(rng.choice(["float32", "float64"])), int(rng.choice([1, 1, 2, 3, 9])), groups * channels[0], size,
-        groups * channels[1], kernel, stride, pads, dilation, groups, bool(rng.random() < 0.3),
-    )  # fmt: skip
+@dataclass
+class Account:
+    """What became of a part."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    finds: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        checks = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
+        return f"{self.steps} steps in {self.seconds:.0f} s, {self.finds} finds; {checks}"
 
 
-def random_pool(rng: np.random.Generator) -> PoolProblem:
-    kind = str(rng.choice(["max", "avg"]))
-    size, kernel, stride, pads, dilation = zip(*(random_axis(rng, True, kind == "max") for _ in range(2)), strict=True)
-    average = {}
-    if kind == "avg":
-        divisor = int(rng.choice([0, 0, 1, 7, -3]))
-        average = {"count_include_pad": bool(rng.random() < 0.5), "divisor_override": divisor or None}
-    return PoolProblem(
-        kind, str(rng.choice(["float32", "float64"])), int(rng.choice([1, 1, 2, 3])), int(rng.integers(1, 40)), size,
-        kernel, stride, pads, dilation, bool(rng.random() < 0.4), channels_last=bool(rng.random() < 0.3), **average,
-    )  # fmt: skip
+def take_step(part: str, seed: int, account: Account) -> None:
+    """One step, which the seed alone determines."""
+    start = time.monotonic()
+    finds = PARTS[part][0](np.random.default_rng(seed), account.counts)
+    if finds:
+        print(f"again: python tests/hunt.py --part {part} --step {seed}", flush=True)
+    account.finds += finds
+    account.steps += 1
+    account.seconds += time.monotonic() - start
 
 
-def random_problems(rng: np.random.Generator) -> Iterator[Problem]:
-    """Without end; too large ones are left out."""
+def share_time(parts: Sequence[str], seconds: float, seed: int) -> dict[str, Account]:
+    """Steps for so long, always of the part that is furthest behind its share; at least one of each."""
+    rng, accounts = np.random.default_rng(seed), {part: Account() for part in parts}
+    deadline = time.monotonic() + seconds
     while True:
-        problem = random_conv(rng) if rng.random() < 0.7 else random_pool(rng)
-        if problem.macs <= MOST_MACS:
-            yield problem
+        part = min(parts, key=lambda name: (accounts[name].steps > 0, accounts[name].seconds / PARTS[name][1]))
+        if time.monotonic() > deadline and accounts[part].steps:
+            return accounts
+        take_step(part, int(rng.integers(2**32)), accounts[part])
 
 
-def conv_checks(problem: ConvProblem) -> dict[Direction, Callable[[Algorithm, int, bool], None]]:
-    """What to run and compare, per direction."""
-    data = conv_operands.__wrapped__(problem)
-    x, w, dy, bias = data["input"], data["weight"], data["grad_output"], data["bias"]
-
-    def check(direction: Direction, expected: np.ndarray, *operands: np.ndarray, **options: np.ndarray):
-        wanted = expected.astype(problem.dtype)
-
-        def run(algorithm: Algorithm, threads: int, generous: bool) -> None:
-            found = run_conv(algorithm, problem, direction, *operands, threads=threads, generous=generous, **options)
-            assert_same_numbers(found, wanted, str(direction))
-
-        return run
-
-    return {
-        Direction.FORWARD: check(Direction.FORWARD, oracle.conv_forward(problem, x, w, bias), x, w, bias=bias),
-        Direction.BACKWARD_INPUT: check(Direction.BACKWARD_INPUT, oracle.conv_backward_input(problem, dy, w), dy, w),
-        Direction.BACKWARD_WEIGHT: check(Direction.BACKWARD_WEIGHT, oracle.conv_backward_weight(problem, dy, x), dy, x),
-    }
-
-
-def pool_checks(problem: PoolProblem, values: str) -> dict[Direction, Callable[[Algorithm, int, bool], None]]:
-    """The same for pools; backward of a maximum from the indices and from the input."""
-    x = pool_input.__wrapped__(problem, values)
-    dy = integers("dy", problem.output_shape, problem.dtype, 9)
-
-    def forward(algorithm: Algorithm, threads: int, generous: bool) -> None:
-        if problem.kind == "max":
-            maxima = oracle.max_forward(problem, x)
-            output, indices = run_pool_forward(
-                algorithm, problem, x, with_indices=True, threads=threads, generous=generous
-            )
-            assert_same_numbers(indices, maxima.indices, "indices")
-            assert_same_numbers(output, maxima.values.astype(problem.dtype))
-            plain, _ = run_pool_forward(algorithm, problem, x, threads=threads, generous=generous)
-            assert_same_numbers(plain, maxima.values.astype(problem.dtype), "without indices")
-        else:
-            output, _ = run_pool_forward(algorithm, problem, x, threads=threads, generous=generous)
-            assert_same_numbers(output, oracle.avg_forward(problem, x).astype(problem.dtype))
-
-    def backward(algorithm: Algorithm, threads: int, generous: bool) -> None:
-        if problem.kind == "max":
-            indices = oracle.max_forward(problem, x).indices
-            wanted = oracle.max_backward(problem, dy, indices).astype(problem.dtype)
-            for given in ({"input": x}, {"indices": indices}):
-                found = run_pool_backward(algorithm, problem, dy, threads=threads, generous=generous, **given)
-                assert_same_numbers(found, wanted, f"from {', '.join(given)}")
-        else:
-            divisors = oracle.divisors(problem)
-            scaled = (dy * (divisors[..., None] if problem.channels_last else divisors)).astype(problem.dtype)
-            found = run_pool_backward(algorithm, problem, scaled, threads=threads, generous=generous)
-            assert_same_numbers(found, oracle.avg_backward(problem, scaled).astype(problem.dtype))
-
-    return {Direction.FORWARD: forward, Direction.BACKWARD_INPUT: backward}
-
-
-def hunt_one(problem: Problem, rng: np.random.Generator, counts: Counter[str]) -> int:
-    """All algorithms and directions of one problem; returns the finds, each printed."""
-    if isinstance(problem, ConvProblem):
-        checks, algorithms = conv_checks(problem), REGISTRY["conv"]
-    else:
-        values = str(rng.choice(["integers", "ties"] + ["special"] * (problem.kind == "max")))
-        checks, algorithms = pool_checks(problem, values), REGISTRY["pool"]
-    finds = 0
-    for algorithm in algorithms:
-        if algorithm.name == "naive" and problem.macs > MOST_NAIVE_MACS:
-            continue
-        for direction, check in checks.items():
-            if algorithm.unavailable() or algorithm.refusal(problem, direction):
-                counts[f"{algorithm.name} refused"] += 1
-                continue
-            threads, generous = int(rng.choice([1, 2, 3])), bool(rng.random() < 0.5)
-            try:
-                check(algorithm, threads, generous)
-            except Exception:
-                finds += 1
-                traceback.print_exc()
-                print(
-                    f"FIND: {algorithm.name} {direction} threads={threads} generous={generous}: "
-                    f"python tests/hunt.py --problem {problem} --algorithm {algorithm.name}",
-                    flush=True,
-                )
-            counts[algorithm.name] += 1
-    return finds
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="how long to hunt")
-    parser.add_argument("--seed", type=int, default=None, help="repeat a hunt; default: a new one")
+    parser.add_argument("--seed", type=int, default=None, help="draw the same steps as another hunt; default: new ones")
+    parser.add_argument("--part", choices=PARTS, action="append", help="this one alone (may be repeated)")
+    parser.add_argument("--step", type=int, help="the seed of a step, to take again")
     parser.add_argument("--problem", help="one problem in its text form, instead of random ones")
     parser.add_argument("--algorithm", help="this one alone")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.step is not None and len(options.part or ()) != 1:
+        parser.error("--step belongs to one --part")
     if options.algorithm:
         for family, algorithms in REGISTRY.items():
             REGISTRY[family] = tuple(entry for entry in algorithms if entry.name == options.algorithm)
-    counts: Counter[str] = Counter()
+    parts = options.part or list(PARTS)
     if options.problem:
+        account = Account(steps=8)
         problem = fastconv.parse_problem(options.problem)
-        finds = sum(hunt_one(problem, np.random.default_rng(seed), counts) for seed in range(8))
+        for seed in range(account.steps):
+            account.finds += hunt_problems.hunt_one(problem, np.random.default_rng(seed), account.counts)
+        accounts = {options.problem: account}
+    elif options.step is not None:
+        accounts = {parts[0]: Account()}
+        take_step(parts[0], options.step, accounts[parts[0]])
     else:
         seed = time.time_ns() % 2**32 if options.seed is None else options.seed
         print(f"hunting for {options.seconds:g} s, --seed {seed}", flush=True)
-        rng = np.random.default_rng(seed)
-        deadline, finds = time.monotonic() + options.seconds, 0
-        for problem in random_problems(rng):
-            if time.monotonic() > deadline:
-                break
-            finds += hunt_one(problem, rng, counts)
-    print(f"{sum(counts.values())} checks ({dict(counts)}), {finds} finds")
+        accounts = share_time(parts, options.seconds, seed)
+    for part, account in accounts.items():
+        print(f"{part}: {account}")
+    finds = sum(account.finds for account in accounts.values())
+    checks = sum(sum(account.counts.values()) for account in accounts.values())
+    print(f"{checks} checks, {finds} finds")
     return 1 if finds else 0
 
 

@@ -21,7 +21,7 @@ from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests.checks import assert_same_bits, run_conv, run_pool_backward, run_pool_forward
 from tests.copies import ROOT
-from tests.hunt import random_problems
+from tests.hunt_problems import random_problems
 from tests.problems import generator
 
 CONV = [algorithm for algorithm in REGISTRY["conv"] if algorithm.name != "im2col_gemm"]  # BLAS makes no such promise

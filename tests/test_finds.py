@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
 import fastconv
-from tests.hunt import hunt_one
+from fastconv.planner import REGISTRY
+from tests import hunt, hunt_properties
+from tests.hunt import main
+from tests.hunt_problems import hunt_one
 
 FINDS = {
     "a stride of rows alone, where a row of the buffer has no gap": "f32_n2c8h9w6_k20r2s1_stride2x1",
@@ -44,3 +48,67 @@ def test_the_hunt_reports_what_it_finds(monkeypatch, capsys):
     problem = fastconv.parse_problem("f32_n1c1h3w3_k1r2s2")
     assert hunt_one(problem, np.random.default_rng(0), Counter()) == 1
     assert f"--problem {problem} --algorithm naive" in capsys.readouterr().out
+
+
+# -- The hunt itself --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _nothing_to_compile(monkeypatch):
+    for family, algorithms in REGISTRY.items():
+        monkeypatch.setitem(REGISTRY, family, tuple(entry for entry in algorithms if "numba" not in entry.name))
+
+
+@pytest.mark.usefixtures("_nothing_to_compile")
+def test_the_parts_of_the_hunt_share_the_time(monkeypatch, capsys):
+    """Each takes a step in any time, says how many checks that was, and a step is determined by its seed."""
+    assert main(["--seconds", "3", "--seed", "7"]) == 0, capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    for part in hunt.PARTS:
+        (line,) = [line for line in lines if line.startswith(f"{part}: ")]
+        assert re.search(r"[1-9]\d* steps in \d+ s, 0 finds; .+ \d", line), line
+    assert re.match(r"[1-9]\d* checks, 0 finds", lines[-1])
+    accounts = [hunt.Account() for _ in range(2)]
+    for account in accounts:
+        for seed in range(5):
+            hunt.take_step("pools", seed, account)
+    assert accounts[0].counts == accounts[1].counts
+
+
+def planted(monkeypatch, name, fault):
+    right = getattr(fastconv, name)
+    monkeypatch.setattr(fastconv, name, lambda *arguments, **named: fault(right(*arguments, **named)))
+
+
+@pytest.mark.usefixtures("_nothing_to_compile")
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("pad", "pad_backward"), ("padding", "pad_backward"), ("matrices", "convolve2d"), ("others", "upsample"),
+     ("conv", "conv3d"), ("transposed", "conv_transpose1d_backward"), ("pools", "avg_pool3d")],
+)  # fmt: skip
+def test_every_part_of_the_hunt_notices_a_planted_fault(part, name, monkeypatch, capsys):
+    """The largest element is too large by one: found within some steps, and printed with the line that repeats it."""
+
+    def wrong(result):
+        first = (result[0] if isinstance(result, tuple) else result).copy()
+        if first.size:
+            first.flat[int(first.argmax())] += 1
+        return (first, *result[1:]) if isinstance(result, tuple) else first
+
+    planted(monkeypatch, name, wrong)
+    account, seed = hunt.Account(), 0
+    while not account.finds and seed < 300:
+        hunt.take_step(part, seed, account)
+        seed += 1
+    assert account.finds
+    assert f"again: python tests/hunt.py --part {part} --step {seed - 1}\n" in capsys.readouterr().out
+
+
+def test_properties_of_the_hunt_notice_a_planted_fault(monkeypatch, capsys):
+    only = [entry for entry in hunt_properties.PROPERTIES if "output_size" in entry[0].__name__]
+    monkeypatch.setattr(hunt_properties, "PROPERTIES", only)
+    planted(monkeypatch, "output_size", lambda size: size + (size > 9))
+    account = hunt.Account()
+    hunt.take_step("properties", 1, account)
+    assert account.finds == 1
+    assert "again: python tests/hunt.py --part properties --step 1" in capsys.readouterr().out
