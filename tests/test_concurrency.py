@@ -310,19 +310,32 @@ print("same")
 
 INTERRUPT = """
 import os, signal, sys, threading, time, numpy as np, fastconv
-name = sys.argv[1]
+kind, name = sys.argv[1:]
 x = np.ones((8, 64, 256, 256), np.float32)
 w = np.ones((64, 64, 7, 7), np.float32)
 y = np.ones_like(x)
-mask = {"backward_input": (True, False, False), "backward_weight": (False, True, False)}
-calls = {
-    direction: lambda y, x, m=mask[direction]:
-        fastconv.conv2d_backward(y, x, w, padding=3, output_mask=m, algorithm=name)
-    for direction in mask
-}
-calls["forward"] = lambda y, x: fastconv.conv2d(x, w, padding=3, algorithm=name, out=y)
+how = {"padding": 3, "algorithm": name}
+if kind == "pools":
+    how |= {"kernel_size": 7, "stride": 1}
+    calls = {
+        "max_forward": lambda y, x: fastconv.max_pool2d(x, out=y, **how),
+        "max_backward": lambda y, x: fastconv.max_pool2d_backward(y, x, **how),
+        "avg_forward": lambda y, x: fastconv.avg_pool2d(x, out=y, **how),
+        "avg_backward": lambda y, x: fastconv.avg_pool2d_backward(y, x, **how),
+    }
+    small = lambda: fastconv.avg_pool2d(np.full((1, 1, 3, 3), 9, np.float32), 3, algorithm=name).item()
+else:
+    forward, backward = getattr(fastconv, kind), getattr(fastconv, kind + "_backward")
+    calls = {
+        "forward": lambda y, x: forward(x, w, out=y, **how),
+        "backward_input": lambda y, x: backward(y, x, w, output_mask=(True, False, False), **how),
+        "backward_weight": lambda y, x: backward(y, x, w, output_mask=(False, True, False), **how),
+    }
+    ones = np.ones((1, 1, 3, 3), np.float32)
+    small = lambda: forward(ones, ones, padding=0 if kind == "conv2d" else 2, algorithm=name).item()
 for direction, call in calls.items():
-    call(y[:1, :, :9, :9].copy(), x[:1, :, :9, :9])  # compiles, where something does
+    if name != "naive":  # whose Python takes seconds for this
+        call(y[:1, :, :9, :9].copy(), x[:1, :, :9, :9])  # compiles, where something does
     struck = []
     def strike():
         struck.append(time.perf_counter())
@@ -333,18 +346,26 @@ for direction, call in calls.items():
             call(y, x)
         print(direction, "was not interrupted")
     except KeyboardInterrupt:
-        late = time.perf_counter() - struck[0]
-        nine = fastconv.conv2d(np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32), algorithm=name)
-        print(direction, "interrupted" if late < 2 and nine.item() == 9 else f"{late} s late, {nine}")
+        late, nine = time.perf_counter() - struck[0], small()
+        print(direction, "interrupted" if late < 2 and nine == 9 else f"{late} s late, {nine}")
 """
+
+DIRECTIONS = {
+    "conv2d": ("forward", "backward_input", "backward_weight"),
+    "conv_transpose2d": ("forward", "backward_input", "backward_weight"),
+    "pools": ("max_forward", "max_backward", "avg_forward", "avg_backward"),
+}
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("name", [algorithm.name for algorithm in REGISTRY["conv"]])
-def test_ctrl_c(name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, algorithm.name) for kind in DIRECTIONS for algorithm in REGISTRY["pool" if kind == "pools" else "conv"]],
+)
+def test_ctrl_c(kind, name):
     """KeyboardInterrupt within 2 s, in calls of many seconds, and the next call is right."""
-    done = subprocess.run([sys.executable, "-c", INTERRUPT, name], capture_output=True, text=True, timeout=180)
-    expected = [f"{direction} interrupted" for direction in ("backward_input", "backward_weight", "forward")]
+    done = subprocess.run([sys.executable, "-c", INTERRUPT, kind, name], capture_output=True, text=True, timeout=180)
+    expected = [f"{direction} interrupted" for direction in DIRECTIONS[kind]]
     assert done.stdout.splitlines() == expected, done.stdout + done.stderr[-2000:]
 
 
