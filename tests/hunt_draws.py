@@ -43,8 +43,8 @@ def whole(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def images(rng: np.random.Generator, size: tuple[int, ...], channels: int | None = None) -> np.ndarray:
-    """One to three images of one to five channels; now and then a single one without the axis of the batch."""
-    batch, channels = pick(rng, 1, 1, 2, 3), channels or up_to(rng, 5, 1)
+    """One to three images of a few channels, or of many; now and then a single one without the axis of the batch."""
+    batch, channels = pick(rng, 1, 1, 2, 3), channels or up_to(rng, pick(rng, 5, 5, 5, 40), 1)
     x = whole(rng, batch, channels, *size)
     return x[0] if batch == 1 and rng.random() < 0.2 else x
 
@@ -79,12 +79,20 @@ def written_pads(rng: np.random.Generator, pads: tuple[tuple[int, int], ...]) ->
     return pads
 
 
+def grouped(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Groups, and the channels and filters of each: around the borders of vectors too, and depthwise."""
+    groups = pick(rng, 1, 1, 1, 1, 2, 3, up_to(rng, 36, 4))
+    if groups > 3:
+        return groups, pick(rng, 1, 1, 2), pick(rng, 1, 1, 2, 3)
+    channels, filters = (pick(rng, 1, 2, 3, up_to(rng, 9, 1), up_to(rng, 40, 1)) for _ in range(2))
+    return groups, channels, filters
+
+
 def conv(rng: np.random.Generator, axes: int) -> Given:
     """`padding` as pairs, of any mode, in "pads": hunt_calls.py knows what they mean."""
     mode = pick(rng, "zeros", "zeros", *PADDING_MODES)
     size, kernel, stride, pads, dilation = zip(*(axis(rng, axes, mode) for _ in range(axes)), strict=True)
-    groups = pick(rng, 1, 1, 1, 2, 3)
-    channels, filters = pick(rng, 1, 2, 3, up_to(rng, 9, 1)), pick(rng, 1, 2, 3, up_to(rng, 9, 1))
+    groups, channels, filters = grouped(rng)
     weight = whole(rng, groups * filters, channels, *kernel)
     bias = whole(rng, len(weight)) if rng.random() < 0.5 else None
     return {
@@ -105,7 +113,7 @@ def conv_transpose(rng: np.random.Generator, axes: int) -> Given:
         padding = up_to(rng, min(dilation * (kernel - 1), (covered - 1) // 2))
         drawn.append((size, kernel, stride, padding, extra, dilation))
     size, kernel, stride, padding, extra, dilation = zip(*drawn, strict=True)
-    groups, channels, filters = pick(rng, 1, 1, 2, 3), up_to(rng, 5, 1), up_to(rng, 5, 1)
+    groups, channels, filters = grouped(rng)
     weight = whole(rng, groups * channels, filters, *kernel)
     bias = whole(rng, groups * filters) if rng.random() < 0.5 else None
     return {
