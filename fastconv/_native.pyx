@@ -1,4 +1,4 @@
-"""The baseline unit: the thread pool, questions to the CPU, and the range kernels that test the pool.
+"""The baseline unit: the thread pool, memory of results, questions to the CPU, and kernels that test the pool.
 
 Compiled for the oldest CPU of the architecture, so that it can be imported anywhere and asked what the
 rest may run.
@@ -7,6 +7,9 @@ rest may run.
 import os
 import threading
 
+import numpy
+
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t
 
 cdef extern from "Python.h" nogil:
@@ -26,6 +29,26 @@ cdef extern from "pool.h" nogil:
     int fc_workers()
     int fc_forked()
     int fc_pool_init()
+
+cdef extern from "results.h" nogil:
+    size_t fc_results_kept()
+    void fc_results_release()
+
+cdef extern from *:
+    """
+    #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+    #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
+    #include <numpy/arrayobject.h>
+    #include "results.h"
+
+    static PyDataMem_Handler result_handler = {
+        "fastconv", 1, {NULL, fc_result_malloc, fc_result_calloc, fc_result_realloc, fc_result_free}};
+    """
+    ctypedef struct PyDataMem_Handler:
+        pass
+    PyDataMem_Handler result_handler
+    object PyDataMem_SetHandler(object handler)
+    int _import_array() except -1
 
 cdef extern from "cpu.h" nogil:
     int fc_x86_level()
@@ -99,6 +122,8 @@ def _in_forked_child():
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
+_import_array()
+cdef object result_memory = PyCapsule_New(&result_handler, b"mem_handler", NULL)
 if fc_pool_init():
     raise ImportError("pthread_atfork failed")
 
@@ -124,6 +149,25 @@ def run(size_t kernel, bytes task not None, Py_ssize_t items, int threads):
         result = fc_run(<fc_kernel>kernel, data, size, items, threads, check)
     if result == FC_NO_MEMORY:
         raise MemoryError(f"no memory for a task of {size} bytes")
+
+
+def empty(shape, dtype):
+    """An uninitialised array on a cache line, the memory of which is kept for the next one when it is freed."""
+    before = PyDataMem_SetHandler(result_memory)
+    try:
+        return numpy.empty(shape, dtype)
+    finally:
+        PyDataMem_SetHandler(before)
+
+
+def kept_bytes():
+    """Bytes kept for the next results."""
+    return fc_results_kept()
+
+
+def release():
+    """Give them back to the system."""
+    fc_results_release()
 
 
 def workers():

@@ -7,6 +7,7 @@ is cached, so that a call of a known shape costs a dictionary look-up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -101,7 +102,7 @@ class Plan:
         """
         if len(arrays) != 2:
             raise TypeError(f"a {self.direction} plan runs on two arrays, got {len(arrays)}")
-        (name, shape), (second_name, second_shape), result_shape, dtype, last = self._signature
+        (name, shape), (second_name, second_shape), result_shape, dtype, allocate, last = self._signature
         one, two = arrays
         if not (type(one) is np.ndarray and one.dtype is dtype and one.shape == shape and one.flags.carray):
             one = _operand(one, name, shape, dtype)
@@ -113,7 +114,7 @@ class Plan:
             last = Epilogue(_operand(bias, "bias", second_shape[:1], dtype))
         if not self.problem.batch:
             return np.zeros(result_shape, dtype)
-        result = np.empty(result_shape, dtype)
+        result = allocate(result_shape, dtype)
         with workspace.scratch(self.workspace_bytes) as granted:
             self._compute(self.problem, one, two, result, last, granted, self.threads)
         return result
@@ -123,9 +124,11 @@ class Plan:
         return self._implementation.direction(self.problem, self.direction)
 
     @cached_property
-    def _signature(self) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype, Epilogue | None]:
-        """(name, shape) of the two operands of `run`, the result's shape, the dtype of all, and what the algorithm is
-        given after them: no epilogue, or no gradient of a bias."""
+    def _signature(
+        self,
+    ) -> tuple[tuple[str, Ints], tuple[str, Ints], Ints, np.dtype, Callable[..., np.ndarray], Epilogue | None]:
+        """(name, shape) of the two operands of `run`, the result's shape, the dtype of all, where the result comes
+        from, and what the algorithm is given after it: no epilogue, or no gradient of a bias."""
         problem = self.problem
         if not isinstance(problem, ConvProblem):
             raise TypeError("only a convolution's plan can be run; pools have their functions")
@@ -137,7 +140,8 @@ class Plan:
             Direction.BACKWARD_WEIGHT: (grad_output, input, weight),
         }[self.direction]
         last = None if self.direction is Direction.BACKWARD_WEIGHT else Epilogue()
-        return first, second, result[1], np.dtype(problem.dtype), last
+        allocate = np.empty if math.prod(result[1]) < workspace.LARGE_RESULT else workspace.result
+        return first, second, result[1], np.dtype(problem.dtype), allocate, last
 
 
 def _operand(array: np.ndarray, name: str, shape: Ints, dtype: np.dtype) -> np.ndarray:

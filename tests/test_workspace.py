@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -223,3 +224,59 @@ def test_an_interrupt_may_come_between_any_two_lines():
         [sys.executable, "-c", INTERRUPTS], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+# -- Results ----------------------------------------------------------------------------------------
+
+LARGE = (4, 64, 128, 128)
+
+
+def test_a_result_takes_the_memory_that_one_before_left():
+    first = workspace.result(LARGE, np.float32)
+    address = first.ctypes.data
+    assert first.flags.owndata
+    assert address % 64 == 0
+    del first
+    assert fastconv.memory_stats()["kept"] >= 4 * math.prod(LARGE)
+    second = workspace.result(LARGE, np.float32)
+    assert second.ctypes.data == address
+    third = workspace.result(LARGE, np.float32)
+    assert not np.may_share_memory(second, third)
+    del second, third
+    fastconv.empty_cache()
+    assert fastconv.memory_stats()["kept"] == 0
+
+
+def test_results_that_live_never_share_and_what_is_kept_is_bounded():
+    """Random sizes come and go, are resized and copied; each keeps the number that was written to all of it."""
+    rng = np.random.default_rng(0)
+    living = []
+    for count in range(600):
+        if living and rng.random() < 0.5:
+            number, array = living.pop(rng.integers(len(living)))
+            assert (array == number).all()
+            if rng.random() < 0.2:
+                size = int(rng.integers(1, 500_000))
+                array.resize(size, refcheck=False)
+                kept = min(size, array.size)
+                assert (array[:kept][array[:kept] != 0] == number).all()
+        else:
+            array = workspace.result((int(rng.integers(60_000, 400_000)),), np.float32)
+            array[:] = count + 1
+            living.append((count + 1, array))
+    assert 0 < fastconv.memory_stats()["kept"] <= 256 * 2**20
+    assert all((array == number).all() for number, array in living)
+
+
+def test_many_large_results_leave_no_more_than_is_kept():
+    results = [workspace.result((16 << 20,), np.float32) for _ in range(6)]  # 64 MiB each, 256 are kept
+    results.clear()
+    assert 0 < fastconv.memory_stats()["kept"] <= 256 * 2**20
+    fastconv.empty_cache()
+
+
+def test_a_result_that_is_too_large_is_an_error():
+    with pytest.raises(MemoryError):
+        workspace.result((2**45,), np.float32)
+    with pytest.raises((MemoryError, ValueError)):
+        workspace.result((2**62,), np.float32)

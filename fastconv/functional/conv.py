@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import workspace
 from fastconv.algorithm import FUSED_ACTIVATIONS, Direction, Epilogue
 from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
@@ -93,7 +94,7 @@ def _conv(
     result = (
         out.reshape(problem.output_shape)
         if out is not None and direct
-        else np.empty(problem.output_shape, problem.dtype)
+        else workspace.result(problem.output_shape, problem.dtype)
     )
     if problem.batch:
         epilogue = Epilogue(biases, activation if isinstance(activation, str) else None)

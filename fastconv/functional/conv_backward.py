@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import workspace
 from fastconv.algorithm import Direction, Epilogue
 from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
@@ -29,7 +30,7 @@ def check_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
 def grad_input_of(call: ConvCall, grad_output: np.ndarray, weight: np.ndarray, algorithm: str | None) -> np.ndarray:
     problem = call.problem
     settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
-    grad_input = np.empty(problem.input_shape, problem.dtype)
+    grad_input = workspace.result(problem.input_shape, problem.dtype)
     if problem.batch:
         grad_output, weight = grad_output.reshape(problem.output_shape), weight.reshape(problem.weight_shape)
         settled.execute(grad_output, weight, grad_input, Epilogue())
@@ -41,7 +42,7 @@ def grad_weight_of(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     problem = call.problem
     settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm)
-    grad_weight = np.empty(problem.weight_shape, problem.dtype)
+    grad_weight = workspace.result(problem.weight_shape, problem.dtype)
     grad_bias = np.empty(problem.out_channels, problem.dtype) if with_bias else None
     if problem.batch:
         settled.execute(grad_output.reshape(problem.output_shape), call.taken(input), grad_weight, grad_bias)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import workspace
 from fastconv.algorithm import Direction, Epilogue
 from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
@@ -156,7 +157,7 @@ def _conv_transpose(
         shape = call.output_shape if batched else call.output_shape[1:]
         arguments.check_out(out, shape, given.dtype, [given, weights, biases])
     settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
-    result = np.empty(problem.input_shape, problem.dtype)
+    result = workspace.result(problem.input_shape, problem.dtype)
     if problem.batch:
         upstream = arguments.plain(images).reshape(problem.output_shape)
         settled.execute(upstream, arguments.plain(weights).reshape(problem.weight_shape), result, Epilogue(biases))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import workspace
 from fastconv.algorithm import Direction, Epilogue
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts
@@ -46,7 +47,7 @@ def _conv_transpose_backward(
     seen = arguments.plain(gradients[call.covered]).reshape(problem.input_shape)
     grad_input = grad_weight = grad_bias = None
     if for_input:
-        result = np.empty(problem.output_shape, problem.dtype)
+        result = workspace.result(problem.output_shape, problem.dtype)
         if problem.batch:
             settled = plan(problem, Direction.FORWARD, algorithm)
             settled.execute(seen, arguments.plain(weights).reshape(problem.weight_shape), result, Epilogue())

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import workspace
 from fastconv.algorithm import Direction, check_indices_inside
 from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
@@ -128,8 +129,8 @@ def run(
     """Output (written into `output` where it is given) and indices of batched images, in the problem's shape."""
     settled = plan(problem, Direction.FORWARD, algorithm)
     if output is None:
-        output = np.empty(problem.output_shape, problem.dtype)
-    indices = np.empty(problem.output_shape, np.int64) if with_indices else None
+        output = workspace.result(problem.output_shape, problem.dtype)
+    indices = workspace.result(problem.output_shape, np.int64) if with_indices else None
     if problem.batch:
         settled.execute(arguments.plain(images).reshape(problem.input_shape), output, indices)
     return output, indices
@@ -146,7 +147,7 @@ def run_backward(
     settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
     if indices is not None and not settled.checks_indices:
         check_indices_inside(indices, problem.in_size)
-    grad_input = np.empty(problem.input_shape, problem.dtype)
+    grad_input = workspace.result(problem.input_shape, problem.dtype)
     if problem.batch:
         settled.execute(
             grad_output.reshape(problem.output_shape),
