@@ -108,11 +108,11 @@ cdef inline void covering(const Pooling *t, ptrdiff_t h, ptrdiff_t *first, ptrdi
 
 
 cdef inline ptrdiff_t covered_alike(const Pooling *t, ptrdiff_t h, ptrdiff_t end) noexcept nogil:
-    """How many of the rows h, h + step_h and so on, before `end`, lie in their windows alike."""
-    cdef ptrdiff_t padded = h + t.low_h, last = (t.rows - 1) * t.step_h
+    """How many of the rows from h on, before `end`, lie in their windows alike; for a stride of 1."""
+    cdef ptrdiff_t padded = h + t.low_h, last = t.rows - 1
     if padded < t.kernel_h - 1 or padded > last:
         return 1
-    return (at_most(end - 1, last - t.low_h) - h) // t.step_h + 1
+    return at_most(end - 1, last - t.low_h) - h + 1
 
 
 cdef void collect_block(const Pooling *t, const real *grad, ptrdiff_t block, ptrdiff_t end, char *scratch,
@@ -121,7 +121,7 @@ cdef void collect_block(const Pooling *t, const real *grad, ptrdiff_t block, ptr
     cdef real *held = <real *>(scratch + t.cover_offset) + t.cover_left
     cdef real *sums = held + t.cover_rows * t.cover_pitch
     cdef const real *source
-    cdef ptrdiff_t first, last, begin, covers, p, rows, phase, h
+    cdef ptrdiff_t first, last, begin, covers, p, rows, copies, h
     covering(t, block, &first, &last)
     covering(t, end - 1, &begin, &last)
     p = first
@@ -132,23 +132,26 @@ cdef void collect_block(const Pooling *t, const real *grad, ptrdiff_t block, ptr
         shares(grad + p * t.columns, <const real *>t.counts, counted_rows(t, p), t.columns,
                held + (p - first) * t.cover_pitch, rows, t.cover_pitch)
         p += rows
-    for phase in range(at_most(t.step_h, end - block)):
-        h = block + phase
-        while h < end:
-            rows = covered_alike(t, h, end)
-            covering(t, h, &begin, &last)
-            covers = last - begin
-            source = held + (begin - first) * t.cover_pitch
+    h = block
+    while h < end:  # as rows follow each other in memory
+        covering(t, h, &begin, &last)
+        covers, rows, copies = last - begin, 1, 1
+        source = held + (begin - first) * t.cover_pitch
+        if covers == 0:
+            pad(plane + h * t.input_columns, t.input_columns, 0)
+        else:
+            if t.step_h == 1:
+                rows = covered_alike(t, h, end)
+            elif t.kernel_h == t.step_h:  # all rows of a window are one
+                copies = at_most((begin + 1) * t.step_h - t.low_h, end) - h
+                if copies == t.step_h:
+                    rows = at_least(at_most((end - h) // copies, t.rows - begin), 1)
             if covers > 1:
                 down(False, covers, source, t.cover_pitch, t.columns, sums, 1, 0, 0, rows, t.cover_pitch, t.cover_pitch)
                 source = sums
-            if covers == 0:
-                pad(plane + h * t.input_columns, t.input_columns, 0)
-                rows = 1
-            else:
-                collect(t.kernel_w, t.step_w, source, t.low_w, plane + h * t.input_columns, t.input_columns, rows,
-                        t.cover_pitch, t.step_h * t.input_columns)
-            h += rows * t.step_h
+            collect(t.kernel_w, t.step_w, source, t.low_w, plane + h * t.input_columns, t.input_columns, rows,
+                    t.cover_pitch, copies)
+        h += rows * copies
 
 
 cdef void average_backward(const Pooling *t, const real *grad, char *scratch, real *plane) noexcept nogil:

@@ -39,9 +39,9 @@ cdef extern from "pooling.h" nogil:
     void fc_shares_f64(const double *source, const double *counts, double taller, ptrdiff_t n, double *to,
                        ptrdiff_t rows, ptrdiff_t to_step)
     void fc_collect_f32(ptrdiff_t kernel, ptrdiff_t step, const float *source, ptrdiff_t low, float *to, ptrdiff_t n,
-                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
+                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t copies)
     void fc_collect_f64(ptrdiff_t kernel, ptrdiff_t step, const double *source, ptrdiff_t low, double *to, ptrdiff_t n,
-                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step)
+                        ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t copies)
     void fc_fill_planes_f32(const float *source, ptrdiff_t n, ptrdiff_t planes, float *to, double divisor)
     void fc_fill_planes_f64(const double *source, ptrdiff_t n, ptrdiff_t planes, double *to, double divisor)
 
@@ -112,11 +112,11 @@ cdef inline void shares(const real *source, const real *counts, ptrdiff_t taller
 
 
 cdef inline void collect(ptrdiff_t kernel, ptrdiff_t step, const real *source, ptrdiff_t low, real *to, ptrdiff_t n,
-                         ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) noexcept nogil:
+                         ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t copies) noexcept nogil:
     if real is float:
-        fc_collect_f32(kernel, step, source, low, to, n, rows, from_step, to_step)
+        fc_collect_f32(kernel, step, source, low, to, n, rows, from_step, copies)
     else:
-        fc_collect_f64(kernel, step, source, low, to, n, rows, from_step, to_step)
+        fc_collect_f64(kernel, step, source, low, to, n, rows, from_step, copies)
 
 
 cdef inline void fill_planes(const real *source, ptrdiff_t n, ptrdiff_t planes, real *to,

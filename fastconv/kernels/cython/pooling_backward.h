@@ -61,41 +61,42 @@ FC_INLINE void FC_(fc_collect_pairs)(const int odd, ptrdiff_t kernel, const FC_R
     }
 }
 
-FC_INLINE void FC_(fc_collect_of)(const int constant, ptrdiff_t many, ptrdiff_t step, const FC_REAL *from,
-                                  ptrdiff_t low, FC_REAL *to, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step,
-                                  ptrdiff_t to_step) {
-    const ptrdiff_t kernel = constant ? constant : many;
-    for (ptrdiff_t j = 0; j < rows; j++, from += from_step, to += to_step) {
-        if (step == 1) {
-            for (ptrdiff_t i = 0; i < n; i += FC_LANES)
-                FC_(fc_store_some)(to + i, FC_(fc_collect_phase)(1, 0, kernel, from + low + i), n - i);
-        } else if (step == 2) {
-            if (low & 1) FC_(fc_collect_pairs)(1, kernel, from + low / 2, to, n);
-            else FC_(fc_collect_pairs)(0, kernel, from + low / 2, to, n);
-        } else {
-            ptrdiff_t phase = low % step, place = low / step;
-            for (ptrdiff_t i = 0; i < n; i++) {
-                FC_REAL sum = 0;
-                for (ptrdiff_t s = phase, k = place; s < kernel; s += step, k--) sum += from[k];
-                to[i] = sum;
-                if (++phase == step) phase = 0, place++;
-            }
+FC_INLINE void FC_(fc_collect_row)(ptrdiff_t kernel, ptrdiff_t step, const FC_REAL *from, ptrdiff_t low, FC_REAL *to,
+                                   ptrdiff_t n) {
+    if (step == 1) {
+        for (ptrdiff_t i = 0; i < n; i += FC_LANES)
+            FC_(fc_store_some)(to + i, FC_(fc_collect_phase)(1, 0, kernel, from + low + i), n - i);
+    } else if (step == 2) {
+        if (low & 1) FC_(fc_collect_pairs)(1, kernel, from + low / 2, to, n);
+        else FC_(fc_collect_pairs)(0, kernel, from + low / 2, to, n);
+    } else {
+        ptrdiff_t phase = low % step, place = low / step;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            FC_REAL sum = 0;
+            for (ptrdiff_t s = phase, k = place; s < kernel; s += step, k--) sum += from[k];
+            to[i] = sum;
+            if (++phase == step) phase = 0, place++;
         }
     }
 }
 
 /*
- * `rows` times: n elements add up the shares of the windows of `kernel` columns that cover them; windows are `step`
- * apart, and the first begins `low` before the elements. Exactly n results are written; shares are read from element
+ * For each of `rows`, `copies` times: n elements add up the shares of the windows of `kernel` columns that cover them;
+ * windows are `step` apart, and the first begins `low` before the elements. Exactly n results are written at a time, one
+ * behind the other: where two rows were written in turn, memory took twice the time. Shares are read from element
  * -(kernel - 1) / step up to whole vectors behind (low + n) / step + 1, and are 0 where there is no window.
  */
 static inline void FC_(fc_collect)(ptrdiff_t kernel, ptrdiff_t step, const FC_REAL *from, ptrdiff_t low, FC_REAL *to,
-                                   ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step) {
+                                   ptrdiff_t n, ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t copies) {
+#define FC_ROWS_OF(KERNEL)                                    \
+    for (ptrdiff_t j = 0; j < rows; j++, from += from_step)   \
+        for (ptrdiff_t copy = 0; copy < copies; copy++, to += n) FC_(fc_collect_row)(KERNEL, step, from, low, to, n)
     switch (kernel) {
-    case 2: FC_(fc_collect_of)(2, kernel, step, from, low, to, n, rows, from_step, to_step); break;
-    case 3: FC_(fc_collect_of)(3, kernel, step, from, low, to, n, rows, from_step, to_step); break;
-    default: FC_(fc_collect_of)(0, kernel, step, from, low, to, n, rows, from_step, to_step);
+    case 2: FC_ROWS_OF(2); break;
+    case 3: FC_ROWS_OF(3); break;
+    default: FC_ROWS_OF(kernel);
     }
+#undef FC_ROWS_OF
 }
 
 /* to[j * n + i] = from[j] / divisor for i < n, j < planes: the gradient of whole planes. */
