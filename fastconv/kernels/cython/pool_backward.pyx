@@ -14,6 +14,10 @@ from fastconv.kernels.cython.simd cimport (
 # Rows of grad_input are cleared just before the first window that reaches them, while they go into L1 anyway. An index
 # at or beyond the rows that are clear is not one of its window: then the plane is cleared as a whole, and done again.
 
+cdef enum:
+    CLEAR_BYTES = 8192
+
+
 cdef void clear_plane(const Pooling *t, real *plane) noexcept nogil:
     cdef ptrdiff_t h, w
     if t.input_w == 1:
@@ -62,6 +66,22 @@ cdef bint scatter_given(const Pooling *t, const real *grad, const int64_t *indic
     clear_plane(t, plane)
     b.row, b.rows, b.column, b.columns = 0, t.rows, 0, t.columns
     return scatter_apart(t, &b, grad, indices, t.output_h, t.output_w, plane)
+
+
+cdef bint scatter_small(const Pooling *t, const Call *call, const real *unit, ptrdiff_t first,
+                        ptrdiff_t last) noexcept nogil:
+    """Planes that lie one behind the other, some of which are cleared at once; False where an index is outside."""
+    cdef ptrdiff_t size = t.input_rows * t.input_columns, outputs = t.rows * t.columns, clear = first, count, item
+    cdef ptrdiff_t at_once = at_least(CLEAR_BYTES // (size * <ptrdiff_t>sizeof(real)), 1)
+    cdef bint inside = True
+    for item in range(first, last):
+        if item == clear:
+            count = at_most(at_once, last - item)
+            memset(<real *>call.input + item * size, 0, <size_t>(count * size) * sizeof(real))
+            clear += count
+        inside &= scatter(<const real *>call.output + item * outputs, <const int64_t *>call.indices + item * outputs,
+                          outputs, <size_t>size, <real *>call.input + item * size)
+    return inside
 
 
 cdef void scatter_found(const Pooling *t, const real *grad, const real *values, char *scratch,
@@ -182,6 +202,10 @@ cdef void backward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last)
     cdef char *scratch
     if t.way == WHOLE and not t.maximum:
         whole_planes(t, call, unit, first, last)
+        return
+    if call.indices and t.input_w == 1 and t.grad_block == t.rows:
+        if not scatter_small(t, call, unit, first, last):
+            (<int64_t *>call.outside)[0] = 1
         return
     slot = fc_take_slot(&run.slots)
     scratch = <char *>call.scratch + slot * t.scratch_bytes

@@ -16,9 +16,11 @@
 #include "simd.h"
 
 /* Bytes ahead of a load that are asked for: planes follow each other, so this is right across their ends, and the
-   hardware does not fetch beyond a page of 4 KiB. Images in memory, 2 x 2 windows: 8 GB/s with 2 KiB or without, 14
-   with 8 KiB and more into L2; 19 where blocks are small besides, so that reading never pauses for long. */
-#define FC_AHEAD 8192
+   hardware does not fetch beyond a page of 4 KiB. Not far: 8 KiB drive its own fetching out of step where rows are read
+   one after the other (103 MB of 2 x 2 windows: 6.7 ms; 4.4 with 1 KiB, 4.7 with none). */
+#define FC_AHEAD 1024
+/* Rows of so many bytes are read one after the other, not in turn: 4.4 ms, too, where it was 10.5 with 1 KiB ahead. */
+#define FC_LONG_ROW 448
 #define FC_FETCH(FROM) fc_prefetch((const char *)(FROM) + FC_AHEAD)
 
 #define FC_LANE(L, D) (L)
@@ -74,19 +76,25 @@ FC_INLINE FC_(fc_vector) FC_(fc_column)(const int maximum, const int some, ptrdi
 
 /* -- Down ------------------------------------------------------------------------------------------------- */
 
-/* Two vectors of columns x and y, the first of which has padded position `at`, into both phases. */
-FC_INLINE void FC_(fc_split)(FC_(fc_vector) x, FC_(fc_vector) y, FC_REAL *to, ptrdiff_t pitch, ptrdiff_t at,
-                             ptrdiff_t count) {
-    const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
-    const FC_(fc_integers) odd = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE_1, 0)};
-    FC_(fc_store_some)(to + (at & 1) * pitch + at / 2, FC_SHUFFLE(x, y, even, FC_TWICE, 0), (count + 1) / 2);
-    FC_(fc_store_some)(to + ((at + 1) & 1) * pitch + (at + 1) / 2, FC_SHUFFLE(x, y, odd, FC_TWICE_1, 0), count / 2);
+/* Store `count` columns, or merge them into what is there. */
+FC_INLINE void FC_(fc_put)(const int onto, const int maximum, FC_REAL *to, FC_(fc_vector) x, ptrdiff_t count) {
+    FC_(fc_store_some)(to, onto ? FC_(fc_merge)(maximum, FC_(fc_load_some)(to, count), x) : x, count);
 }
 
-/* One row; returns where a maximum of a single row is NaN. */
-FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, ptrdiff_t many, const FC_REAL *from,
-                                        ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch,
-                                        ptrdiff_t at) {
+/* Two vectors of columns x and y, the first of which has padded position `at`, into both phases. */
+FC_INLINE void FC_(fc_split)(const int onto, const int maximum, FC_(fc_vector) x, FC_(fc_vector) y, FC_REAL *to,
+                             ptrdiff_t pitch, ptrdiff_t at, ptrdiff_t count) {
+    const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
+    const FC_(fc_integers) odd = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE_1, 0)};
+    FC_(fc_put)(onto, maximum, to + (at & 1) * pitch + at / 2, FC_SHUFFLE(x, y, even, FC_TWICE, 0), (count + 1) / 2);
+    FC_(fc_put)(onto, maximum, to + ((at + 1) & 1) * pitch + (at + 1) / 2, FC_SHUFFLE(x, y, odd, FC_TWICE_1, 0),
+                count / 2);
+}
+
+/* One row, merged into what is there if `onto`; returns where a maximum of a single row is NaN. */
+FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int onto, const int maximum, const int constant, ptrdiff_t many,
+                                        const FC_REAL *from, ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step,
+                                        ptrdiff_t pitch, ptrdiff_t at) {
     const ptrdiff_t taps = constant ? constant : many;
     const FC_REAL *newest = from + (taps - 1) * row;
     const int look = maximum && constant == 1;
@@ -98,12 +106,12 @@ FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, p
             const FC_(fc_vector) x = FC_COLUMN(0, i, 0);
             FC_FETCH(newest + i);
             if (look) nan |= FC_(fc_is_nan)(x);
-            FC_(fc_store)(to + at + i, x);
+            FC_(fc_put)(onto, maximum, to + at + i, x, FC_LANES);
         }
         if (i < n) {
             const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
             if (look) nan |= FC_(fc_is_nan)(x);
-            FC_(fc_store_some)(to + at + i, x, n - i);
+            FC_(fc_put)(onto, maximum, to + at + i, x, n - i);
         }
     } else if (step == 2) {
         for (; i + 2 * FC_LANES <= n; i += 2 * FC_LANES) {
@@ -115,14 +123,14 @@ FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, p
                 FC_FETCH(newest + i + FC_LANES - row);
             }
             if (look) nan |= FC_(fc_is_nan)(x) | FC_(fc_is_nan)(y);
-            FC_(fc_split)(x, y, to, pitch, at + i, 2 * FC_LANES);
+            FC_(fc_split)(onto, maximum, x, y, to, pitch, at + i, 2 * FC_LANES);
         }
         if (i < n) {
             const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
             FC_(fc_vector) y = {0};
             if (n - i > FC_LANES) y = FC_COLUMN(1, i + FC_LANES, n - i - FC_LANES);
             if (look) nan |= FC_(fc_is_nan)(x) | FC_(fc_is_nan)(y);
-            FC_(fc_split)(x, y, to, pitch, at + i, n - i);
+            FC_(fc_split)(onto, maximum, x, y, to, pitch, at + i, n - i);
         }
     } else {
         ptrdiff_t phase = at % step, place = at / step;
@@ -130,12 +138,25 @@ FC_INLINE FC_(fc_mask) FC_(fc_down_row)(const int maximum, const int constant, p
             const FC_(fc_vector) x = FC_COLUMN(1, i, n - i);
             if (look) nan |= FC_(fc_is_nan)(x);
             for (int lane = 0; lane < FC_LANES && i + lane < n; lane++) {
-                to[phase * pitch + place] = x[lane];
+                FC_(fc_put)(onto, maximum, to + phase * pitch + place, (FC_(fc_vector)){0} + x[lane], 1);
                 if (++phase == step) phase = 0, place++;
             }
         }
     }
 #undef FC_COLUMN
+    return nan;
+}
+
+/* Long rows one after the other: the hardware fetches one stream, of several that are read in turn none well. */
+FC_INLINE FC_(fc_mask) FC_(fc_down_rows)(const int maximum, const int constant, ptrdiff_t many, const FC_REAL *from,
+                                         ptrdiff_t row, ptrdiff_t n, FC_REAL *to, ptrdiff_t step, ptrdiff_t pitch,
+                                         ptrdiff_t at) {
+    const ptrdiff_t taps = constant ? constant : many;
+    if (constant == 1 || n * (ptrdiff_t)sizeof(FC_REAL) < FC_LONG_ROW)
+        return FC_(fc_down_row)(0, maximum, constant, many, from, row, n, to, step, pitch, at);
+    FC_(fc_mask) nan = FC_(fc_down_row)(0, maximum, 1, 1, from, row, n, to, step, pitch, at);
+    for (ptrdiff_t r = 1; r < taps; r++)
+        nan |= FC_(fc_down_row)(1, maximum, 1, 1, from + r * row, row, n, to, step, pitch, at);
     return nan;
 }
 
@@ -145,7 +166,7 @@ FC_INLINE int FC_(fc_down_of)(const int maximum, const int constant, ptrdiff_t m
     FC_(fc_mask) nan = FC_(fc_is_nan)((FC_(fc_vector)){0});
 #define FC_ROWS_OF(STEP) \
     for (ptrdiff_t j = 0; j < rows; j++, from += from_step, to += to_step) \
-        nan |= FC_(fc_down_row)(maximum, constant, many, from, row, n, to, STEP, pitch, at)
+        nan |= FC_(fc_down_rows)(maximum, constant, many, from, row, n, to, STEP, pitch, at)
     if (step == 1) FC_ROWS_OF(1);
     else if (step == 2) FC_ROWS_OF(2);
     else FC_ROWS_OF(step);
