@@ -7,6 +7,7 @@ texts that `fastconv.parse_problem` reads. The same problem is measured once, wh
 from __future__ import annotations
 
 import csv
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,13 @@ def directions_of(problem: Problem) -> tuple[str, ...]:
     if isinstance(problem, fastconv.ConvProblem):
         return ("forward", "backward_input", "backward_weight")
     return ("forward", "forward_indices", "backward_input") if problem.kind == "max" else ("forward", "backward_input")
+
+
+def moved_bytes(problem: Problem, direction: str) -> int:
+    """Bytes that a call must move at least: what it reads and writes once, the indices of a maximum among it."""
+    if isinstance(problem, fastconv.ConvProblem) or problem.kind == "avg" or direction == "forward":
+        return problem.bytes
+    return problem.bytes + 8 * math.prod(problem.output_shape)
 
 
 @dataclass(frozen=True)

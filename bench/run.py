@@ -18,7 +18,7 @@ import fastconv.limits
 from bench import environment, peers, records
 from bench.candidates import Candidate, find
 from bench.measure import LEAST_ROUNDS, Case, Outcome
-from bench.presets import Preset, Problem, directions_of
+from bench.presets import Preset, Problem, directions_of, moved_bytes
 from bench.statistics import summarise
 
 #: Share of the time for measuring the machine's limits, before the rows and (a third of it) after them.
@@ -68,7 +68,7 @@ def row(task: Task, outcome: Outcome) -> dict[str, Any]:
         "direction": task.direction,
         "threads": task.threads,
         "macs": problem.macs,
-        "bytes": problem.bytes,
+        "bytes": moved_bytes(problem, task.direction),
         **asdict(outcome),
     }
     if outcome.samples:

@@ -37,7 +37,10 @@ from tests.problems import (
 
 #: By module: the constants of its schedules, so small that blocks are many, and one step each.
 SMALL = {
-    correlation: {"BLOCK_PIXELS": 12, "NARROW_PIXELS": 40, "BLOCK_REDUCTION": 27, "SUM_BYTES": 4000, "ITEMS": 1},
+    correlation: {
+        "BLOCK_PIXELS": 12, "STRIDED_PIXELS": 12, "NARROW_PIXELS": 40, "NARROW_LEAST": 12, "BLOCK_REDUCTION": 27,
+        "SUM_BYTES": 4000, "ITEMS": 1,
+    },
     contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 20, "RUN_MACS": 200_000},
     depthwise: {"BUFFER_BYTES": 900, "CHUNK_VECTORS": 5},
     dots: {"RUN_MACS": 2000},
@@ -45,10 +48,11 @@ SMALL = {
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
     pool: {"BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600},
     numba_pool: {"ITEM_ELEMENTS": 300},
-}
+}  # fmt: skip
 SMALLEST = {
     correlation: {
-        "BLOCK_PIXELS": 3, "NARROW_PIXELS": 1, "BLOCK_REDUCTION": 1, "BUFFER_BYTES": 1, "SUM_BYTES": 1, "ITEM_MACS": 1,
+        "BLOCK_PIXELS": 3, "STRIDED_PIXELS": 3, "NARROW_PIXELS": 1, "NARROW_LEAST": 3, "BLOCK_REDUCTION": 1,
+        "BUFFER_BYTES": 1, "SUM_BYTES": 1, "ITEM_MACS": 1,
     },
     contraction: {"BLOCK_PIXELS": 3, "ITEM_ROWS": 1, "SUM_BYTES": 1, "RUN_MACS": 1},
     depthwise: {"BUFFER_BYTES": 1, "CHUNK_VECTORS": 1, "TALL": 1},

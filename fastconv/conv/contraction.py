@@ -79,7 +79,10 @@ def contraction(problem: ConvProblem, vector_bytes: int) -> Contraction:
     ]
     pixels = images * rows * columns
     rows_offset = aligned_bytes(images * plane * channels * item_bytes)
-    grad_offset = rows_offset + aligned_bytes(lanes * max(pitch, columns) * item_bytes)
+    # Short rows are picked up together before they are transposed.
+    picks = not problem.channels_last and pitch < (lanes if steps[1] == 1 else 2 * lanes)
+    row_elements = len(buffer_rows) * pitch if picks else max(pitch, columns)
+    grad_offset = rows_offset + aligned_bytes(lanes * row_elements * item_bytes)
     pixels_offset = grad_offset + aligned_bytes(pixels * 2 * vector_bytes)
     block_count = math.prod(
         -(-extent // block) for extent, block in zip((problem.batch, *problem.out_size), (images, rows, columns))
@@ -100,7 +103,7 @@ def contraction(problem: ConvProblem, vector_bytes: int) -> Contraction:
         "group_in": group_in, "group_out": problem.group_out_channels,
         "channel_block": channels, "range_blocks": ranges,
         "buffer_row_count": len(buffer_rows), "column_group_count": len(column_groups), "pitch": pitch,
-        "tap_count": taps,
+        "picks": picks, "tap_count": taps,
         "rows_offset": rows_offset, "grad_offset": grad_offset, "pixels_offset": pixels_offset,
     }  # fmt: skip
     tables = {

@@ -2,7 +2,8 @@
 
 from libc.string cimport memset
 
-from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, copy_padded, fc_slots, fill_row, lanes, real
+from fastconv.kernels.cython.simd cimport (
+    at_least, at_most, ceil_div, columns_inside, copy_padded, fc_slots, fill_row, lanes, real)
 
 cdef struct CorrelationCall:  # what differs from call to call
     size_t source, dest, weight
@@ -82,7 +83,7 @@ cdef inline void fill(const Correlation *t, const Block *b, ptrdiff_t channel, p
     cdef const ptrdiff_t *rows = <const ptrdiff_t *>t.buffer_rows
     cdef const ptrdiff_t *columns = <const ptrdiff_t *>t.column_groups
     cdef const real *plane
-    cdef ptrdiff_t n, c, s, r, h, count = t.buffer_row_count, top = rows[0] + b.row * t.source_step_h if count else 0
+    cdef ptrdiff_t n, c, s, r, h, column, first = 0, last = 0, count = t.buffer_row_count, top = rows[0] + b.row * t.source_step_h if count else 0
     # Whole rows, one behind the other as in the source: one copy for a channel.
     cdef ptrdiff_t above = at_most(at_least(-top, 0), count)
     cdef ptrdiff_t below = at_least(at_most(t.source_rows - top, count), above)
@@ -100,11 +101,12 @@ cdef inline void fill(const Correlation *t, const Block *b, ptrdiff_t channel, p
                 to += count * t.pitch
                 continue
             for s in range(t.column_group_count):
+                column = columns[s] + b.column * t.source_step_w
+                columns_inside(column, t.source_step_w, t.source_columns, t.pitch, &first, &last)
                 for r in range(t.buffer_row_count):
                     h = rows[r] + b.row * t.source_step_h
                     if 0 <= h < t.source_rows:
-                        fill_row(to, plane + h * t.source_h, t.source_w, columns[s] + b.column * t.source_step_w,
-                                 t.source_step_w, t.source_columns, t.pitch)
+                        fill_row(to, plane + h * t.source_h, t.source_w, column, t.source_step_w, first, last, t.pitch)
                     else:
                         memset(to, 0, <size_t>t.pitch * sizeof(real))
                     to += t.pitch

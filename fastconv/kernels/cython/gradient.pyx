@@ -12,8 +12,8 @@ from libc.string cimport memset
 
 from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
-    FC_BYTES, FC_ROWS, add_into, at_least, at_most, ceil_div, copy_padded, copy_strided, fc_give_slot, fc_kernel,
-    fc_slots, fc_take_slot, lanes, real, tile, transpose)
+    FC_BYTES, FC_ROWS, add_into, at_least, at_most, ceil_div, columns_inside, copy_padded, copy_strided, fc_give_slot,
+    fc_kernel, fc_slots, fc_take_slot, fill_row, lanes, real, tile, transpose)
 
 cdef struct ContractionCall:  # what differs from call to call
     size_t input, grad_output, grad_weight, grad_bias
@@ -37,7 +37,7 @@ cdef struct Contraction:
     # int64 tables: input row of each buffer row and input column of each column group, both for pixel 0; of each tap
     # the distance in the buffer, in pixels.
     size_t buffer_rows, column_groups, distances
-    ptrdiff_t buffer_row_count, column_group_count, pitch, tap_count
+    ptrdiff_t buffer_row_count, column_group_count, pitch, picks, tap_count
     ptrdiff_t scratch_bytes, rows_offset, grad_offset, pixels_offset
 
 cdef struct ContractionRun:
@@ -109,6 +109,29 @@ cdef void fill_rows(const Contraction *t, const real *plane, ptrdiff_t channels,
         transpose(rows, count, to + c, step, few, count)
 
 
+cdef void pick_rows(const Contraction *t, const real *plane, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t column,
+                    real *rows, real *to) noexcept nogil:
+    """All rows of one group of columns, from short rows: first one behind the other, so that each transpose has as many
+    pixels as it can take."""
+    cdef const ptrdiff_t *buffer_rows = <const ptrdiff_t *>t.buffer_rows
+    cdef ptrdiff_t area = t.buffer_row_count * t.pitch, first, last, v, c, d, r, h, few
+    cdef const real *source
+    columns_inside(column, t.step_w, t.input_columns, t.pitch, &first, &last)
+    for v in range(ceil_div(channels, lanes(to))):
+        c = v * lanes(to)
+        few = at_most(lanes(to), channels - c)
+        for d in range(few):
+            source = plane + (c + d) * t.input_c
+            for r in range(t.buffer_row_count):
+                h = buffer_rows[r] + row
+                if 0 <= h < t.input_rows:
+                    fill_row(rows + d * area + r * t.pitch, source + h * t.input_h, 1, column, t.step_w, first, last,
+                             t.pitch)
+                else:
+                    memset(rows + d * area + r * t.pitch, 0, <size_t>t.pitch * sizeof(real))
+        transpose(rows, area, to + c, t.channel_block, few, area)
+
+
 cdef void fill(const Contraction *t, const Part *p, const Pixels *x, real *rows, real *to) noexcept nogil:
     """Copy what the block of pixels needs of the item's channels into the buffer, channels last."""
     cdef const ptrdiff_t *buffer_rows = <const ptrdiff_t *>t.buffer_rows
@@ -131,6 +154,10 @@ cdef void fill(const Contraction *t, const Part *p, const Pixels *x, real *rows,
             to += t.buffer_row_count * t.pitch * t.channel_block
             continue
         for s in range(t.column_group_count):
+            if t.picks:
+                pick_rows(t, plane, p.channels, x.row * t.step_h, columns[s] + x.column * t.step_w, rows, to)
+                to += t.buffer_row_count * t.pitch * t.channel_block
+                continue
             for r in range(t.buffer_row_count):
                 fill_rows(t, plane, p.channels, buffer_rows[r] + x.row * t.step_h, columns[s] + x.column * t.step_w,
                           t.pitch, rows, to)

@@ -167,11 +167,17 @@ cdef inline void copy_padded(real *to, const real *source, ptrdiff_t before, ptr
         fc_copy_padded_f64(to, source, before, n, after)
 
 
+cdef inline void columns_inside(ptrdiff_t column, ptrdiff_t step, ptrdiff_t columns, ptrdiff_t count, ptrdiff_t *first,
+                                ptrdiff_t *last) noexcept nogil:
+    """Which of the columns column + i * step, i < count, are inside [0, columns)."""
+    first[0] = at_most(ceil_div(-column, step), count)
+    last[0] = at_least(at_most(ceil_div(columns - column, step), count), first[0])
+
+
 cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdiff_t column, ptrdiff_t step,
-                   ptrdiff_t columns, ptrdiff_t count) noexcept nogil:
-    """to[i] = source[column + i * step], 0 outside [0, columns); elements of the source are step_w apart."""
-    cdef ptrdiff_t first = at_most(ceil_div(-column, step), count)
-    cdef ptrdiff_t last = at_least(at_most(ceil_div(columns - column, step), count), first)
+                          ptrdiff_t first, ptrdiff_t last, ptrdiff_t count) noexcept nogil:
+    """to[i] = source[column + i * step] for first <= i < last, 0 for the rest of `count`; elements of the source are
+    step_w apart."""
     if step * step_w == 1:
         copy_padded(to, source + (column + first if last > first else 0), first, last - first, count - last)
         return
