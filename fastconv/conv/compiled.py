@@ -52,9 +52,11 @@ def share(granted: int, ranges: int, range_bytes: int, slot_bytes: int, threads:
 
 
 @lru_cache(maxsize=256)
-def gathering(problem: ConvProblem, direction: Direction, vector_bytes: int) -> tuple[Correlation, bytes]:
+def gathering(
+    problem: ConvProblem, direction: Direction, vector_bytes: int, pixels: int = 0
+) -> tuple[Correlation, bytes]:
     """The schedule of forward or grad_input, and what it knows of the task; it keeps the tables."""
-    schedule = correlation(problem, direction, vector_bytes)
+    schedule = correlation(problem, direction, vector_bytes, pixels)
     forward = direction is Direction.FORWARD
     taps = math.prod(problem.kernel)
     k_step = problem.group_in_channels * taps

@@ -26,6 +26,8 @@ from fastconv.workspace import Scratch, aligned_bytes
 
 #: Output channels of a group up to which vectors of them would be nearly empty; input channels below which tiles would.
 FEW_OUTPUTS, FEW_INPUTS = 4, 8
+#: Pixels of a block: long sums, for their lanes are added up in the end.
+BLOCK_PIXELS = 784
 #: Pixels of a block from which adding up the lanes costs little, and the least part of the lanes that is in use.
 LEAST_PIXELS, LEAST_FILLED = 400, 0.8
 #: Items worth having; bytes of the sums of shares beside grad_weight; multiply-accumulates of an item at most between
@@ -59,7 +61,7 @@ def takes(problem: ConvProblem, vector_bytes: int) -> bool:
         return True
     if problem.channels_last or problem.kernel != (1, 1) or problem.pads != ((0, 0), (0, 0)):
         return False
-    fields = compiled.gathering(problem, Direction.FORWARD, vector_bytes)[0].fields
+    fields = compiled.gathering(problem, Direction.FORWARD, vector_bytes, BLOCK_PIXELS)[0].fields
     columns = fields["column_block"] * (fields["row_block"] if fields["pitch"] == fields["column_block"] else 1)
     lanes = vector_bytes // ITEM_BYTES[problem.dtype]
     filled = columns / (-(-columns // lanes) * lanes)
@@ -69,7 +71,7 @@ def takes(problem: ConvProblem, vector_bytes: int) -> bool:
 @lru_cache(maxsize=256)
 def schedule_of(problem: ConvProblem, vector_bytes: int) -> Schedule:
     """The schedule of grad_weight."""
-    forward, task = compiled.gathering(problem, Direction.FORWARD, vector_bytes)
+    forward, task = compiled.gathering(problem, Direction.FORWARD, vector_bytes, BLOCK_PIXELS)
     blocks, item_bytes = max(forward.blocks_per_range, 1), ITEM_BYTES[problem.dtype]
     weights = math.prod(problem.weight_shape)
     chunks = problem.groups * -(-problem.group_in_channels // forward.fields["channel_block"])
