@@ -33,6 +33,24 @@ static inline void FC_(fc_copy_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff
     for (ptrdiff_t i = 0; i < after; i += FC_LANES) FC_(fc_store_some)(to + i, zero, after - i);
 }
 
+/* The same of every second element. */
+static inline void FC_(fc_copy_even_padded)(FC_REAL *to, const FC_REAL *from, ptrdiff_t before, ptrdiff_t n,
+                                            ptrdiff_t after) {
+#if FC_BYTES == 64
+    if (before + n + after <= FC_LANES) {
+        const FC_(fc_integers) even = {FC_PASTE(FC_LIST_, FC_LANES)(FC_TWICE, 0)};
+        const unsigned wanted = _pdep_u32(((1u << n) - 1) << before, 0x55555555);
+        const FC_(fc_vector) x = (FC_(fc_vector))FC_MASKED_LOAD(wanted, from - 2 * before);
+        const FC_(fc_vector) y = (FC_(fc_vector))FC_MASKED_LOAD(wanted >> FC_LANES, from - 2 * before + FC_LANES);
+        FC_(fc_store_some)(to, FC_SHUFFLE(x, y, even, FC_TWICE, 0), before + n + after);
+        return;
+    }
+#endif
+    FC_(fc_copy_padded)(to, from, before, 0, 0);
+    FC_(fc_copy_even)(to + before, from, n);
+    FC_(fc_copy_padded)(to + before + n, from, after, 0, 0);
+}
+
 /* The sum of n neighbours, in chunks of a few vectors that are added up in double. */
 static inline double FC_(fc_sum_run)(const FC_REAL *from, ptrdiff_t n) {
     double total = 0;

@@ -27,6 +27,8 @@ cdef extern from "simd.h" nogil:
     void fc_dots_f64(ptrdiff_t ks, ptrdiff_t ls, const double *y, ptrdiff_t y_k, ptrdiff_t y_n, ptrdiff_t y_row,
                      const double *x, const ptrdiff_t *places, ptrdiff_t x_n, ptrdiff_t x_row, ptrdiff_t images,
                      ptrdiff_t rows, ptrdiff_t columns, double *sums, ptrdiff_t k_step, int add)
+    void fc_copy_even_padded_f32(float *to, const float *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
+    void fc_copy_even_padded_f64(double *to, const double *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
     void fc_copy_even_f32(float *to, const float *source, ptrdiff_t n)
     void fc_copy_even_f64(double *to, const double *source, ptrdiff_t n)
     void fc_copy_padded_f32(float *to, const float *source, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after)
@@ -180,6 +182,13 @@ cdef inline void fill_row(real *to, const real *source, ptrdiff_t step_w, ptrdif
     step_w apart."""
     if step * step_w == 1:
         copy_padded(to, source + (column + first if last > first else 0), first, last - first, count - last)
+        return
+    if step * step_w == 2:
+        source += (column + first * step) * step_w if last > first else 0
+        if real is float:
+            fc_copy_even_padded_f32(to, source, first, last - first, count - last)
+        else:
+            fc_copy_even_padded_f64(to, source, first, last - first, count - last)
         return
     copy_padded(to, source, first, 0, 0)
     if last > first:
