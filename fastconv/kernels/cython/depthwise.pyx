@@ -9,9 +9,10 @@ from libc.string cimport memset
 
 from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
-    at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, not_finite, real)
+    at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, not_finite, real)
 
 cdef extern from "simd.h" nogil:
+    void fc_touch(const void *source, ptrdiff_t bytes)
     enum:
         FC_BYTES
 
@@ -73,6 +74,7 @@ cdef struct Depthwise:
     ptrdiff_t phase_count, segment, stride_w, x_offset
     ptrdiff_t kernel, stride, odd, taps, row_step, scatter
     ptrdiff_t chunk_vectors  # of products, summed in vectors before they go to float64
+    ptrdiff_t touches  # grad_weight: planes come from memory, and are long
     ptrdiff_t small, wide, from_columns  # rows that fit a vector, or are read where they lie, need no buffer
     size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
     ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
@@ -206,6 +208,12 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
                 fc_gather_f64(b)
 
 
+cdef inline void touch_rows(const Depthwise *t, const real *plane, ptrdiff_t first) noexcept nogil:
+    """The rows of a plane that a block reads where they lie."""
+    cdef ptrdiff_t begin = at_least(first, 0), end = at_most(first + t.buffer_rows, t.source_rows)
+    fc_touch(plane + begin * t.source_columns, (end - begin) * t.source_columns * <ptrdiff_t>sizeof(plane[0]))
+
+
 cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t image, ptrdiff_t channel,
                     ptrdiff_t block, real *mine) noexcept nogil:
     """Add the products of one block to the sums of all outputs of some channels."""
@@ -221,11 +229,15 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     b.from_ = source
     b.first = t.first_row + block * t.block_step
+    if t.wide and t.touches:
+        touch_rows(t, source, b.first)
     if not t.small and not t.wide:
         fill(t, source, block, b.planes, source_plane, mine + t.buffer_offset)
     for m in range(t.fan_out):
         b.to = <void *>(grad + m * plane)
         b.to_row = t.columns
+        if t.touches:
+            fc_touch(grad + m * plane, b.rows * t.columns * <ptrdiff_t>sizeof(grad[0]))
         if copied:
             if real is float:
                 fc_fill_planes_f32(grads, grad + m * plane, t.fan_out * plane, t.columns, 0, b.rows, b.rows, b.planes,
