@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv import conv, jit, pool, settings, threads, workspace
 from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error
-from fastconv.errors import UnsupportedProblem
+from fastconv.errors import UnsupportedProblem, shown
 from fastconv.machine import machine
 from fastconv.problem import ConvProblem, Ints, PoolProblem, Problem
 
@@ -248,7 +248,7 @@ def plan(problem: Problem, direction: Direction, algorithm: str | None = None) -
         When the least workspace exceeds the limit; the message states the bytes.
     """
     if algorithm is not None and not isinstance(algorithm, str):
-        raise TypeError(f"algorithm must be a name or None, got {algorithm!r}")
+        raise TypeError(f"algorithm must be a name or None, got {shown(algorithm)}")
     using = settings.current()
     count = using.threads or threads.get_num_threads()
     return _plan(problem, direction, algorithm, using, count, jit.generation())

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fastconv.errors import InvalidProblem
+from fastconv.errors import InvalidProblem, shown
 
 try:
     from fastconv import _native
@@ -246,8 +246,9 @@ def empty_cache() -> None:
 
     Examples
     --------
-    >>> empty_cache()
-    >>> memory_stats()["kept"]
+    >>> import fastconv
+    >>> fastconv.empty_cache()
+    >>> fastconv.memory_stats()["kept"]
     0
     """
     with _lock:
@@ -268,7 +269,8 @@ def memory_stats() -> dict[str, int]:
 
     Examples
     --------
-    >>> sorted(memory_stats())
+    >>> import fastconv
+    >>> sorted(fastconv.memory_stats())
     ['in_use', 'kept', 'peak']
     """
     with _lock:
@@ -280,7 +282,7 @@ def memory_stats() -> dict[str, int]:
 def check_limit(value: object) -> int:
     """A workspace limit in bytes: an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"workspace_limit must be an int of bytes, got {value!r}")
+        raise TypeError(f"workspace_limit must be an int of bytes, got {shown(value)}")
     if value < 0:
-        raise InvalidProblem(f"workspace_limit must be at least 0 bytes, got {value}")
+        raise InvalidProblem(f"workspace_limit must be at least 0 bytes, got {shown(value)}")
     return int(value)

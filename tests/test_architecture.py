@@ -417,8 +417,7 @@ def test_examples_of_public_names_run_when_pasted():
     for name in fastconv.__all__:
         found = doctest.DocTestFinder(recurse=False).find(getattr(fastconv, name), name, module=False, globs={})
         for example in found:
-            if name not in ("empty_cache", "memory_stats"):  # theirs lack their import still
-                runner.run(example, out=report.append)
+            runner.run(example, out=report.append)
     assert runner.tries > 100
     assert not runner.failures, "".join(report)
 
