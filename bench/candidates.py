@@ -121,12 +121,10 @@ def fastconv_call(
     layout = ("NDHWC" if problem.axes == 3 else "NHWC") if problem.channels_last else None
     named: dict[str, Any] = {"data_format": layout, "algorithm": algorithm}
     if isinstance(problem, fastconv.ConvProblem):
-        window: dict[str, Any] = {"stride": _short(problem.stride), "dilation": _short(problem.dilation)}
-        low = _short(tuple(low for low, high in problem.pads if low == high))
-        window["padding"] = (
-            low if isinstance(low, int) and problem.pads == ((low, low),) * problem.axes else problem.pads
-        )
-        named |= {"groups": problem.groups, **window}
+        named |= {
+            "stride": _short(problem.stride), "padding": _short_pads(problem), "dilation": _short(problem.dilation),
+            "groups": problem.groups,
+        }  # fmt: skip
         if direction == "forward":
             return partial(_public(f"conv{problem.axes}d"), x.input, x.weight, **named)
         backward = _public(f"conv{problem.axes}d_backward")
@@ -139,10 +137,12 @@ def fastconv_call(
         return partial(
             _pick, 1, backward, x.grad_output, x.input, weight, output_mask=(False, True, with_bias), **named
         )
-    named |= {"kernel_size": problem.kernel, "stride": problem.stride, "padding": problem.pads}
-    named["ceil_mode"] = problem.ceil_mode
+    named |= {
+        "kernel_size": _short(problem.kernel), "stride": _short(problem.stride), "padding": _short_pads(problem),
+        "ceil_mode": problem.ceil_mode,
+    }  # fmt: skip
     if problem.kind == "max":
-        named["dilation"] = problem.dilation
+        named["dilation"] = _short(problem.dilation)
         pool, own = f"max_pool{problem.axes}d", {"indices": x.indices}
         if direction.startswith("forward"):
             return partial(_public(pool), x.input, return_indices=direction == "forward_indices", **named)
@@ -156,6 +156,12 @@ def fastconv_call(
 def _short(values: tuple[int, ...]) -> int | tuple[int, ...]:
     """One int for all axes where they agree, as users write it."""
     return values[0] if len(set(values)) == 1 else values
+
+
+def _short_pads(problem: Problem) -> int | tuple[tuple[int, int], ...]:
+    """One int where all sides agree."""
+    low = problem.pads[0][0]
+    return low if problem.pads == ((low, low),) * problem.axes else problem.pads
 
 
 def problem_zero(problem: Problem) -> np.ndarray:

@@ -12,7 +12,7 @@ The rooms:
     functional/      the public functions          problem.py       what is to be computed, and its text form
     planner.py       who computes it, and why      algorithm.py     the contract of an implementation, and its laws
     conv/, pool/     the implementations           kernels/         their loops, in Numba and Cython
-    threads.py       the only owner of threads     workspace.py     scratch memory
+    threads.py       the only owner of threads     workspace.py     scratch, and memory of results
     settings.py      use() and configure()         machine.py       what this machine is and can
     models/          networks as data              summary.py       their memory and parameters, counted
     cli.py           the questions, from a shell   limits.py        what this machine can do, measured

@@ -39,6 +39,9 @@ CONV: dict[str, str] = {
     "wide_kernel": "n1c2h4w20_k2r2s13",
     "tall_kernel": "n1c2h20w4_k2r13s2",
     "kernel_is_input": "n2c3h5w6_k4r5s6",
+    "linear": "n17c5h4w3_k35r4s3",
+    "linear_groups": "n3c8h3w3_k36r3s3_g2",
+    "linear_one_pixel": "n20c17h1w1_k9r1s1",
     "kernel_is_padded_input": "n1c2h3w4_k3r5s6_pad1:1,1:1",
     # -- extents ------------------------------------------------------------------------------------
     "one_row": "n1c3h1w17_k4r1s3",
@@ -116,7 +119,16 @@ CONV: dict[str, str] = {
 }
 
 #: Every third problem runs in NHWC too, and these.
-_NHWC_TOO = {"tiles", "everything", "depthwise_17", "pad_over_input_stride", "stride_2", "groups_3_uneven"}
+_NHWC_TOO = {
+    "tiles",
+    "everything",
+    "depthwise_17",
+    "pad_over_input_stride",
+    "stride_2",
+    "groups_3_uneven",
+    "linear",
+    "linear_one_pixel",
+}
 
 POOL: dict[str, str] = {
     "one_pixel": "n1c1h1w1_r1s1",

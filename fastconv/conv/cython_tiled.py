@@ -31,6 +31,7 @@ from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, dir
 from fastconv.conv import compiled, depthwise, dots
 from fastconv.conv.contraction import Contraction, contraction
 from fastconv.conv.correlation import Correlation, correlation
+from fastconv.conv.linear import as_linear
 from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
@@ -63,6 +64,7 @@ def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Mach
     planes = depthwise.cost(problem, direction, threads, machine)
     if planes is not None:
         return planes
+    problem = as_linear(problem)
     lanes = {"v4": 64, "v3": 32}.get(machine.level, 16) // ITEM_BYTES[problem.dtype]
     channels = problem.group_in_channels if direction is Direction.BACKWARD_INPUT else problem.group_out_channels
     seconds = 2 * problem.macs / machine.peak_flops(problem.dtype)
@@ -80,7 +82,7 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
         return 0, 0
     if depthwise.takes(problem, direction):
         return depthwise.workspace_bytes(problem, direction, threads)
-    threads = min(threads, compiled.MOST_THREADS)
+    problem, threads = as_linear(problem), min(threads, compiled.MOST_THREADS)
     if direction is Direction.BACKWARD_WEIGHT and dots.takes(problem, compiled.vector_bytes()):
         return dots.workspace_bytes(problem, threads)
     if direction is Direction.BACKWARD_WEIGHT:
@@ -104,7 +106,7 @@ def _prepared(problem: ConvProblem, direction: Direction, module: Any) -> tuple[
     """Schedule, task and kernel of the tiles; None where the depthwise kernels are better."""
     if depthwise.takes(problem, direction):
         return None
-    schedule, task = compiled.gathering(problem, direction, module.VECTOR_BYTES)
+    schedule, task = compiled.gathering(as_linear(problem), direction, module.VECTOR_BYTES)
     return schedule, task, module.CORRELATE[problem.dtype]
 
 
@@ -175,6 +177,7 @@ def backward_weight(
     if depthwise.takes(problem, Direction.BACKWARD_WEIGHT):
         depthwise.backward_weight(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
         return
+    problem = as_linear(problem)
     if dots.takes(problem, compiled.vector_bytes()):
         dots.backward_weight(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
         return
