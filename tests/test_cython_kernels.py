@@ -151,15 +151,9 @@ def test_weights_that_are_not_finite_meet_no_zeros_beyond_grad_output(level, cha
     assert_same_numbers(actual, expected)
 
 
-@pytest.mark.parametrize("kind", ["max", "avg"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 2100])
-@pytest.mark.parametrize("step", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [2, 3, 5])
-def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
-    """Rows around vectors of 2 to 16 lanes and blocks of 512 outputs; values with many ties."""
-    pads = ((1, 1), (kernel // 2, 1))
-    problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, kernel), (2, step), pads, ceil_mode=True)
+def check_pool(problem):
+    """Both directions of a pool, values with many ties, with indices and without."""
+    kind, dtype = problem.kind, problem.dtype
     x = pool_input(problem)
     dy = integers("upstream", problem.output_shape, dtype, 8)
     algorithm, output = pool.ALGORITHMS[0], np.full(problem.output_shape, np.nan, dtype)
@@ -184,6 +178,27 @@ def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
         assert_close(output, oracle.avg_forward(problem, x), both, dtype=problem.dtype)
         algorithm.backward_input(problem, dy, None, None, grad, Pieces(best, 0xA5), 2)
         assert_close(grad, oracle.avg_backward(problem, dy), both, dtype=problem.dtype)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 2100])
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
+    """Rows around vectors of 2 to 16 lanes and blocks of 512 outputs."""
+    pads = ((1, 1), (kernel // 2, 1))
+    problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, kernel), (2, step), pads, ceil_mode=True)
+    check_pool(problem)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_pooled_channels_of_every_length(level, kind, dtype, channels, kernel):
+    """Channels around vectors of 2 to 16 lanes, and blocks of four of these."""
+    check_pool(PoolProblem(kind, dtype, 2, channels, (5, 6), (3, kernel), (2, 1), ((1, 1), (1, 0)), channels_last=True))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -7,9 +7,9 @@
                              (or of grad_output / divisor over the windows that hold it)
 
 Separable: over rows and along the row, R + S operations for each output instead of R S. A gradient is collected: each
-element of grad_input from the windows that cover it. Very wide windows, and channels-last images, are done window by
-window, averages in float64. Memory: a block's rows, some 64 KiB for each thread. Numerics: a maximum is exact; sums of
-up to R S <= 4096 elements in the problem's dtype.
+element of grad_input from the windows that cover it. Channels-last images go window by window in vectors of channels,
+very wide windows by themselves, averages in float64. Memory: a block's rows, some 64 KiB for each thread. Numerics: a
+maximum is exact; sums of up to R S <= 4096 elements in the problem's dtype.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ MOST_THREADS = 256
 #: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, and are few, so that reading and
 #: writing take turns often (16 KiB instead of 4: half as fast from memory).
 BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 4 << 10, 12 << 10, 12 << 10, 8 << 10
+#: Channels-last images: elements that an item reads, and vectors of channels that one has in grad_input.
+ITEM_TAPS, CHANNEL_VECTORS = 1 << 20, 4
 #: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
 MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
 #: Elements of a plane that one window covers, in one sum of the problem's dtype.
 MOST_WHOLE = 4096
 #: Shares of gradients are added one by one where their rows would take more bytes.
 MOST_GRAD_BYTES = 1 << 20
-BY_WINDOW, BY_ROWS, WHOLE = range(3)
+BY_WINDOW, BY_ROWS, WHOLE, BY_CHANNELS = range(4)
 
 
 @cache
@@ -77,6 +79,8 @@ def cost(problem: PoolProblem, direction: Direction, threads: int, machine: Mach
         busy = problem.batch * problem.channels * math.prod(problem.out_size) * SECONDS_PER_INDEX
     elif _way(problem) == BY_WINDOW:
         busy = problem.macs * SECONDS_PER_VISIT
+    elif problem.channels_last:
+        busy = problem.macs * 2 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
     else:
         busy = problem.macs // max(problem.kernel) * 2 / (ROW_SHARE_OF_PEAK * machine.peak_flops(problem.dtype))
     return CALL_SECONDS + max(moved, busy / threads)
@@ -86,8 +90,10 @@ def _way(problem: PoolProblem) -> int:
     """Which of the kernels' ways the windows go."""
     reach = [(kernel - 1) * dilation for kernel, dilation in zip(problem.kernel, problem.dilation)]
     rows, columns = problem.in_size
-    if problem.channels_last or max(reach) > MOST_REACH or (rows + reach[0]) * (columns + reach[1]) >= 2**31:
+    if max(reach) > MOST_REACH or (rows + reach[0]) * (columns + reach[1]) >= 2**31:
         return BY_WINDOW
+    if problem.channels_last:
+        return BY_CHANNELS if math.prod(problem.kernel) <= MOST_WHOLE else BY_WINDOW
     whole = problem.kernel == problem.in_size and not any(map(any, problem.pads)) and max(problem.dilation) == 1
     if whole and rows * columns <= MOST_WHOLE:
         return WHOLE
@@ -124,19 +130,23 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     (rows, columns), (in_rows, in_columns) = problem.out_size, problem.in_size
 
     # Forward: padded rows in phases, and with labels the maxima of rows beside their labels.
+    rowed = way in (BY_ROWS, WHOLE)
     column_block = even(columns, BLOCK_COLUMNS)
+    if way == BY_CHANNELS:
+        column_block = even(columns, max(1, ITEM_TAPS // (math.prod(problem.kernel) * problem.channels)))
+    channel_block = min(CHANNEL_VECTORS * lanes, problem.channels)
     pooled_pitch = _whole(column_block, lanes)
-    pitch = _whole(pooled_pitch + (kernel_w - 1) * dilation_w // steps[1], lanes) if way else 0
+    pitch = _whole(pooled_pitch + (kernel_w - 1) * dilation_w // steps[1], lanes) if rowed else 0
     padded_bytes = steps[1] * pitch * item_bytes
     labelled_bytes = padded_bytes + 2 * pooled_pitch * item_bytes
     row_block = even(rows, BLOCK_BYTES // max(padded_bytes, pooled_pitch * item_bytes))
-    beyond = (kernel_h - 1) * dilation_h if way else 0  # rows that a window reaches below its first
-    label_block = even(rows, (LABEL_BYTES // labelled_bytes - beyond - 1) // steps[0] + 1) if way else row_block
+    beyond = (kernel_h - 1) * dilation_h if rowed else 0  # rows that a window reaches below its first
+    label_block = even(rows, (LABEL_BYTES // labelled_bytes - beyond - 1) // steps[0] + 1) if rowed else row_block
     label_rows = (label_block - 1) * steps[0] + beyond + 1
 
     # Backward: a maximum clears and scatters some rows of windows at a time; an average collects from rows of shares,
     # and as many of sums.
-    cover_left = _whole((kernel_w - 1) // steps[1], lanes) if way else 0
+    cover_left = _whole((kernel_w - 1) // steps[1], lanes) if rowed else 0
     cover_pitch = cover_left + _whole(max(columns, (low_w + in_columns) // steps[1] + 2) + lanes, lanes)
     cover_bytes = 2 * cover_pitch * item_bytes
     fitting = (GRAD_BYTES // cover_bytes - 2) * steps[0] - kernel_h + 2
@@ -146,11 +156,11 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     if maximum:
         grad_block = even(rows, CLEAR_BYTES // (in_columns * steps[0] * item_bytes))
 
-    found = label_block * column_block if maximum else 0
+    found = label_block * column_block if maximum and way != BY_CHANNELS else 0
     sizes = {
         "pooled_offset": max(row_block, label_rows if maximum else 0) * padded_bytes,
-        "labels_offset": label_rows * pooled_pitch * item_bytes if maximum and way else 0,
-        "found_offset": label_rows * pooled_pitch * item_bytes if maximum and way else 0,
+        "labels_offset": label_rows * pooled_pitch * item_bytes if maximum and rowed else 0,
+        "found_offset": label_rows * pooled_pitch * item_bytes if maximum and rowed else 0,
         "maxima_offset": found * 8,
         "cover_offset": found * item_bytes,
         "scratch_bytes": cover_rows * cover_bytes if collects else 0,
@@ -158,8 +168,8 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     offsets = dict(zip(sizes, accumulate(aligned_bytes(size) for size in sizes.values()), strict=True))
 
     places = np.array([s * dilation_w % steps[1] * pitch + s * dilation_w // steps[1] for s in range(kernel_w)]
-                      if way else [], np.int64)  # fmt: skip
-    counts = _column_counts(problem, steps[1], lanes) if way and not maximum else np.empty(0)
+                      if rowed else [], np.int64)  # fmt: skip
+    counts = _column_counts(problem, steps[1], lanes) if rowed and not maximum else np.empty(0)
     image_steps: dict[str, int] = {}
     for prefix, (a, b) in (("input", problem.in_size), ("output", problem.out_size)):
         c = problem.channels
@@ -168,6 +178,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     planes = problem.batch * problem.channels
     fields = {
         "way": way, "maximum": maximum, "channels": problem.channels, "planes": planes,
+        "channel_block": channel_block,
         "input_rows": in_rows, "input_columns": in_columns, "rows": rows, "columns": columns,
         "kernel_h": kernel_h, "kernel_w": kernel_w, "step_h": steps[0], "step_w": steps[1],
         "dilation_h": dilation_h, "dilation_w": dilation_w,
@@ -182,11 +193,15 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     }  # fmt: skip
     groups = -(-planes // lanes)  # of whole planes
     across = -(-columns // column_block)
-    label_items = planes * -(-rows // label_block) * across
+    items = planes * -(-rows // row_block) * across, planes * -(-rows // label_block) * across, planes
+    if way == WHOLE:
+        items = groups, items[1], planes if maximum else groups
+    elif way == BY_CHANNELS:
+        each = problem.batch * rows * across
+        items = each, each, problem.batch * -(-problem.channels // channel_block)
     return Schedule(
-        _kernels("pool").pooling_task(**fields), max(offsets["scratch_bytes"], ALIGNMENT),
-        groups if way == WHOLE else planes * -(-rows // row_block) * across, label_items,
-        groups if way == WHOLE and not maximum else planes, fields, (places, counts),
+        _kernels("pool").pooling_task(**fields), max(offsets["scratch_bytes"], ALIGNMENT), *items, fields,
+        (places, counts),
     )  # fmt: skip
 
 

@@ -36,6 +36,14 @@ FC_INLINE FC_(fc_vector) FC_(fc_choose)(FC_(fc_mask) mask, FC_(fc_vector) x, FC_
 FC_INLINE FC_(fc_integers) FC_(fc_choose_integers)(FC_(fc_mask) mask, FC_(fc_integers) x, FC_(fc_integers) y) {
     return (FC_(fc_integers))FC_I512(_mm512_mask_blend)(mask, (__m512i)y, (__m512i)x);
 }
+FC_INLINE FC_(fc_mask) FC_(fc_same)(FC_(fc_integers) x, FC_(fc_integers) y) {
+    return (FC_(fc_mask))FC_PASTE(FC_I512(_mm512_cmpeq), _mask)((__m512i)x, (__m512i)y);
+}
+/* x + y where the mask says so, else x. */
+FC_INLINE FC_(fc_vector) FC_(fc_add_where)(FC_(fc_mask) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
+    return (FC_(fc_vector))FC_M512(_mm512_mask_add)((FC_VECTOR512)x, mask, (FC_VECTOR512)x, (FC_VECTOR512)y);
+}
+FC_INLINE int FC_(fc_lane)(FC_(fc_mask) mask, ptrdiff_t lane) { return mask >> lane & 1; }
 /* The first `count` lanes. */
 FC_INLINE FC_(fc_mask) FC_(fc_first)(ptrdiff_t count) {
     return (FC_(fc_mask))(count >= FC_LANES ? ~0u : (1u << count) - 1);
@@ -61,6 +69,11 @@ FC_INLINE FC_(fc_integers) FC_(fc_choose_integers)(FC_(fc_mask) mask, FC_(fc_int
 FC_INLINE FC_(fc_vector) FC_(fc_choose)(FC_(fc_mask) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
     return (FC_(fc_vector))FC_(fc_choose_integers)(mask, (FC_(fc_integers))x, (FC_(fc_integers))y);
 }
+FC_INLINE FC_(fc_mask) FC_(fc_same)(FC_(fc_integers) x, FC_(fc_integers) y) { return x == y; }
+FC_INLINE FC_(fc_vector) FC_(fc_add_where)(FC_(fc_mask) mask, FC_(fc_vector) x, FC_(fc_vector) y) {
+    return FC_(fc_choose)(mask, x + y, x);
+}
+FC_INLINE int FC_(fc_lane)(FC_(fc_mask) mask, ptrdiff_t lane) { return mask[lane] != 0; }
 FC_INLINE FC_(fc_mask) FC_(fc_first)(ptrdiff_t count) {
     const FC_(fc_integers) lane = {FC_PASTE(FC_LIST_, FC_LANES)(FC_LANE, 0)};
     return lane < (FC_INT)(count < FC_LANES ? count : FC_LANES);

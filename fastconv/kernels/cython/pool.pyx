@@ -4,8 +4,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastconv.kernels.cython.arrays cimport address
+from fastconv.kernels.cython.pool_channels cimport pool_channels
 from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pool_block
-from fastconv.kernels.cython.pool_windows cimport BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun
+from fastconv.kernels.cython.pool_windows cimport BY_CHANNELS, BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun
 from fastconv.kernels.cython.pooling cimport pool_planes
 from fastconv.kernels.cython.simd cimport (
     FC_BYTES, at_most, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, real)
@@ -28,6 +29,9 @@ cdef void forward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last) 
     cdef Block b
     if t.way == WHOLE and not run.call.indices:
         whole_planes(t, &run.call, unit, first, last)
+        return
+    if t.way == BY_CHANNELS:
+        pool_channels(t, &run.call, unit, first, last)
         return
     slot = fc_take_slot(&run.slots)
     scratch = <char *>run.call.scratch + slot * t.scratch_bytes

@@ -3,9 +3,10 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from fastconv.kernels.cython.pool_channels cimport spread_channels
 from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pad, pool_block
 from fastconv.kernels.cython.pool_windows cimport (
-    BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun, counted_rows, divisor, inside)
+    BY_CHANNELS, BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun, counted_rows, divisor, inside)
 from fastconv.kernels.cython.pooling cimport collect, down, fill_planes, scatter, shares
 from fastconv.kernels.cython.simd cimport (
     at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_take_slot, lanes, real)
@@ -195,13 +196,19 @@ cdef void whole_planes(const Pooling *t, const Call *at, const real *unit, ptrdi
 cdef void backward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     cdef const Pooling *t = &run.fields
     cdef const Call *call = &run.call
-    cdef ptrdiff_t item, input, output
+    cdef ptrdiff_t item, input, output, blocks
     cdef int slot
     cdef const real *grad
     cdef real *plane
     cdef char *scratch
     if t.way == WHOLE and not t.maximum:
         whole_planes(t, call, unit, first, last)
+        return
+    if t.way == BY_CHANNELS:
+        blocks = ceil_div(t.channels, t.channel_block)
+        for item in range(first, last):
+            if not spread_channels(t, call, unit, item // blocks, item % blocks * t.channel_block):
+                (<int64_t *>call.outside)[0] = 1
         return
     if call.indices and t.input_w == 1 and t.grad_block == t.rows:
         if not scatter_small(t, call, unit, first, last):

@@ -1,6 +1,6 @@
 """The task of the pooling kernels, and pooling window by window: the way of whatever has no rows of its own.
 
-That are channels-last images, windows that are very wide or far apart, and rows too long to be kept.
+That are windows that are very wide or far apart, and rows too long to be kept.
 """
 
 from libc.math cimport INFINITY
@@ -12,6 +12,7 @@ cdef enum:
     BY_WINDOW  # every window by itself
     BY_ROWS
     WHOLE  # one window, the whole plane
+    BY_CHANNELS  # every window by itself, channels last
 
 cdef struct Call:  # addresses, 0 where there is none; backward: of grad_input and grad_output
     size_t input, output
@@ -21,7 +22,7 @@ cdef struct Call:  # addresses, 0 where there is none; backward: of grad_input a
     size_t scratch
 
 cdef struct Pooling:
-    ptrdiff_t way, maximum, channels, planes
+    ptrdiff_t way, maximum, channels, planes, channel_block
     ptrdiff_t input_rows, input_columns, rows, columns
     ptrdiff_t kernel_h, kernel_w, step_h, step_w, dilation_h, dilation_w
     ptrdiff_t low_h, high_h, low_w, high_w

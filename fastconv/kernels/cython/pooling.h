@@ -402,6 +402,7 @@ static inline void FC_(fc_planes)(int maximum, const FC_REAL *from, ptrdiff_t n,
 }
 
 #include "pooling_backward.h"
+#include "pooling_channels.h"
 
 #undef FC_REAL
 #undef FC_INT
