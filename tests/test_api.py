@@ -283,3 +283,15 @@ def test_what_equals_a_known_argument_is_not_taken_for_it(stride):
     for argument in ("stride", "dilation", "groups", "padding"):
         with pytest.raises((TypeError, ValueError)):
             fastconv.conv2d(images, filters, **{argument: stride})
+
+
+def test_results_own_their_memory():
+    x, w = np.ones((2, 4, 80, 80), np.float32), np.ones((4, 4, 3, 3), np.float32)
+    y = fastconv.conv2d(x, w)
+    pooled, where = fastconv.max_pool2d(x, 2, return_indices=True)
+    averages = fastconv.avg_pool2d(x, 2)
+    results = [
+        y, pooled, where, averages, *fastconv.conv2d_backward(y, x, w), fastconv.conv_transpose2d(y, w),
+        fastconv.max_pool2d_backward(pooled, x, 2, indices=where), fastconv.avg_pool2d_backward(averages, x.shape, 2),
+    ]  # fmt: skip
+    assert all(result.flags.owndata and result.flags.writeable for result in results)

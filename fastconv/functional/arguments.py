@@ -204,6 +204,11 @@ def plain(array: np.ndarray) -> np.ndarray:
     return np.require(array, _COMPUTED_IN[array.dtype], ["C", "A"])
 
 
+def shaped(array: np.ndarray, shape: Ints) -> np.ndarray:
+    """`array` in that shape: itself where it has it, for a view would not own its memory."""
+    return array if array.shape == shape else array.reshape(shape)
+
+
 def compute_dtype(array: np.ndarray) -> str:
     """Element type in which a result for `array` is computed: float16 is computed in float32."""
     return _COMPUTED_IN[array.dtype]

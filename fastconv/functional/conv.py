@@ -99,7 +99,7 @@ def _conv(
     if problem.batch:
         epilogue = Epilogue(biases, activation if isinstance(activation, str) else None)
         settled.execute(call.taken(images), arguments.plain(weights).reshape(problem.weight_shape), result, epilogue)
-    shown = result.reshape(call.output_shape)
+    shown = arguments.shaped(result, call.output_shape)
     if callable(activation):
         shown = _activated(activation, shown, [given, weights, biases])
     return finish(shown, batched, given.dtype, out)

@@ -50,7 +50,7 @@ def grad_weight_of(
         grad_weight[...] = 0
         if grad_bias is not None:
             grad_bias[...] = 0
-    return grad_weight.reshape(call.weight_shape), grad_bias
+    return arguments.shaped(grad_weight, call.weight_shape), grad_bias
 
 
 def _conv_backward(

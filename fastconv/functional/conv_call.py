@@ -108,7 +108,7 @@ class ConvCall:
 
     def returned(self, grad_input: np.ndarray) -> np.ndarray:
         """The gradient of the caller's batched input from that of the problem's."""
-        shown = grad_input.reshape(self.shown_shape(grad_input.shape))
+        shown = arguments.shaped(grad_input, self.shown_shape(grad_input.shape))
         return shown if self.mode == "zeros" else unpad_gradients(shown, self.pads, self.mode, self.first_axis)
 
 

@@ -161,7 +161,7 @@ def _conv_transpose(
     if problem.batch:
         upstream = arguments.plain(images).reshape(problem.output_shape)
         settled.execute(upstream, arguments.plain(weights).reshape(problem.weight_shape), result, Epilogue(biases))
-    shown = result.reshape(call.conv.shown_shape(problem.input_shape))
+    shown = arguments.shaped(result, call.conv.shown_shape(problem.input_shape))
     if not call.all_covered:
         whole = np.zeros(call.output_shape, problem.dtype)
         Epilogue(biases).apply(whole, call.channels_last)

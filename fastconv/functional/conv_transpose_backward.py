@@ -51,13 +51,13 @@ def _conv_transpose_backward(
         if problem.batch:
             settled = plan(problem, Direction.FORWARD, algorithm)
             settled.execute(seen, arguments.plain(weights).reshape(problem.weight_shape), result, Epilogue())
-        grad_input = finish(result.reshape(images.shape), batched, given.dtype, None)
+        grad_input = finish(arguments.shaped(result, images.shape), batched, given.dtype, None)
     if for_weight:
         result = np.zeros(problem.weight_shape, problem.dtype)
         if problem.batch:
             settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm)
             settled.execute(arguments.plain(images).reshape(problem.output_shape), seen, result, None)
-        grad_weight = finish(result.reshape(weights.shape), True, given.dtype, None)
+        grad_weight = finish(arguments.shaped(result, weights.shape), True, given.dtype, None)
     if for_bias:
         sums = channel_sums(arguments.plain(gradients), call.channels_last)
         grad_bias = finish(sums, True, given.dtype, None)

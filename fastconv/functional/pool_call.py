@@ -169,8 +169,8 @@ def pool(
         if out.flags.carray and out.dtype == problem.dtype:
             direct = out.reshape(problem.output_shape)
     output, indices = run(problem, images.array, with_indices, algorithm, direct)
-    where = None if indices is None else finish(indices.reshape(shape), images.batched, indices.dtype, None)
-    return images.result(output.reshape(shape), out), where
+    where = None if indices is None else finish(arguments.shaped(indices, shape), images.batched, indices.dtype, None)
+    return images.result(arguments.shaped(output, shape), out), where
 
 
 def pool_backward(
@@ -183,7 +183,7 @@ def pool_backward(
 ) -> np.ndarray:
     """Gradient as the caller sees it; the arrays are batched."""
     grad_input = run_backward(problem, grad_output, input, indices, algorithm)
-    return images.result(grad_input.reshape(shown_shape(problem, images.axes, problem.input_shape)))
+    return images.result(arguments.shaped(grad_input, shown_shape(problem, images.axes, problem.input_shape)))
 
 
 def take_indices(indices: object, shape: Ints, batched: bool, why: str = "that of the output") -> np.ndarray:
