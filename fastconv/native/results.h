@@ -1,4 +1,4 @@
-/* Memory of large results, kept when an array is freed for one that comes after; see fastconv/results.py. */
+/* Memory of large results, kept when an array is freed for one that comes after; see fastconv/workspace.py. */
 #ifndef FASTCONV_RESULTS_H
 #define FASTCONV_RESULTS_H
 

@@ -8,8 +8,8 @@
 
 Separable: over rows and along the row, R + S operations for each output instead of R S. A gradient is collected: each
 element of grad_input from the windows that cover it. Channels-last images go window by window in vectors of channels,
-very wide windows by themselves, averages in float64. Memory: a block's rows, some 64 KiB for each thread. Numerics: a
-maximum is exact; sums of up to R S <= 4096 elements in the problem's dtype.
+other windows that are very wide one by one. Memory: a block's rows, some 64 KiB for each thread. Numerics: a maximum is
+exact; sums of up to R S <= 4096 elements in the problem's dtype, row by row, larger ones in float64.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ MOST_THREADS = 256
 #: Outputs of a row done at once, and bytes of the rows of a block: they stay in L1, and are few, so that reading and
 #: writing take turns often (16 KiB instead of 4: half as fast from memory).
 BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 4 << 10, 12 << 10, 12 << 10, 8 << 10
-#: Channels-last images: elements that an item reads, and vectors of channels that one has in grad_input.
-ITEM_TAPS, CHANNEL_VECTORS = 1 << 20, 4
+#: Channels-last images: elements that an item reads; vectors of taps that it takes in grad_input, a seventh of a second
+#: where maxima are found again; and items worth having.
+ITEM_TAPS, ITEM_VECTORS, ITEMS = 1 << 20, 1 << 24, 8
 #: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
 MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
 #: Elements of a plane that one window covers, in one sum of the problem's dtype.
@@ -93,11 +94,25 @@ def _way(problem: PoolProblem) -> int:
     if max(reach) > MOST_REACH or (rows + reach[0]) * (columns + reach[1]) >= 2**31:
         return BY_WINDOW
     if problem.channels_last:
-        return BY_CHANNELS if math.prod(problem.kernel) <= MOST_WHOLE else BY_WINDOW
+        few = math.prod(problem.kernel) <= MOST_WHOLE and _plane_taps(problem) <= ITEM_VECTORS
+        return BY_CHANNELS if few else BY_WINDOW
     whole = problem.kernel == problem.in_size and not any(map(any, problem.pads)) and max(problem.dilation) == 1
     if whole and rows * columns <= MOST_WHOLE:
         return WHOLE
     return BY_WINDOW if max(problem.kernel) > MOST_TAPS or max(_steps(problem)) > MOST_STRIDE else BY_ROWS
+
+
+def _plane_taps(problem: PoolProblem) -> int:
+    """Taps of all windows of a plane."""
+    return math.prod(problem.kernel) * math.prod(problem.out_size)
+
+
+def _channel_vectors(problem: PoolProblem, lanes: int) -> int:
+    """Vectors of channels in an item of grad_input: few enough to be soon done, and for every thread to have some."""
+    most = max(1, min(4, ITEM_VECTORS // _plane_taps(problem)))
+    while most > 1 and problem.batch * -(-problem.channels // (most * lanes)) < ITEMS:
+        most -= 1
+    return most
 
 
 def _steps(problem: PoolProblem) -> tuple[int, ...]:
@@ -134,7 +149,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     column_block = even(columns, BLOCK_COLUMNS)
     if way == BY_CHANNELS:
         column_block = even(columns, max(1, ITEM_TAPS // (math.prod(problem.kernel) * problem.channels)))
-    channel_block = min(CHANNEL_VECTORS * lanes, problem.channels)
+    channel_block = min(_channel_vectors(problem, lanes) * lanes, problem.channels)
     pooled_pitch = _whole(column_block, lanes)
     pitch = _whole(pooled_pitch + (kernel_w - 1) * dilation_w // steps[1], lanes) if rowed else 0
     padded_bytes = steps[1] * pitch * item_bytes

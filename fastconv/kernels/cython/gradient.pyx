@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
-    FC_BYTES, FC_ROWS, add_into, at_least, at_most, ceil_div, columns_inside, copy_padded, copy_strided, fc_give_slot,
+    FC_BYTES, FC_ROWS, add_into, at_most, ceil_div, columns_inside, copy_padded, copy_strided, fc_give_slot,
     fc_kernel, fc_slots, fc_take_slot, fill_row, lanes, real, tile, transpose)
 
 cdef struct ContractionCall:  # what differs from call to call
@@ -37,7 +37,8 @@ cdef struct Contraction:
     # int64 tables: input row of each buffer row and input column of each column group, both for pixel 0; of each tap
     # the distance in the buffer, in pixels.
     size_t buffer_rows, column_groups, distances
-    ptrdiff_t buffer_row_count, column_group_count, pitch, picks, tap_count
+    ptrdiff_t buffer_row_count, column_group_count, pitch, tap_count
+    ptrdiff_t picks  # rows are short: all of a column group are copied before they are transposed
     ptrdiff_t scratch_bytes, rows_offset, grad_offset, pixels_offset
 
 cdef struct ContractionRun:
@@ -83,8 +84,7 @@ cdef void fill_rows(const Contraction *t, const real *plane, ptrdiff_t channels,
     """to[i][c] = plane[c][row][column + i * stride] for i < count, 0 outside the plane."""
     cdef ptrdiff_t step = t.channel_block, first = 0, last = 0, i, v, c, d, few
     if 0 <= row < t.input_rows:
-        first = at_most(ceil_div(-column, t.step_w), count)
-        last = at_least(at_most(ceil_div(t.input_columns - column, t.step_w), count), first)
+        columns_inside(column, t.step_w, t.input_columns, count, &first, &last)
     for i in range(first):
         copy_padded(to + i * step, plane, channels, 0, 0)
     for i in range(last, count):

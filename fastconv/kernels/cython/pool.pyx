@@ -1,4 +1,6 @@
-"""Pooling forward; pooling.h says how. An item is one block of one plane, or a few whole planes."""
+"""Pooling forward; pooling.h says how. An item is one block of one plane, or a few whole planes; of channels-last images
+some columns of one row.
+"""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memset

@@ -1,4 +1,6 @@
-"""Gradients of pooling; pooling_backward.h says how. An item is one plane, or a few whole ones."""
+"""Gradients of pooling; pooling_backward.h says how. An item is one plane, or a few whole ones; of channels-last images
+some channels of one.
+"""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -69,9 +71,9 @@ cdef bint scatter_given(const Pooling *t, const real *grad, const int64_t *indic
     return scatter_apart(t, &b, grad, indices, t.output_h, t.output_w, plane)
 
 
-cdef bint scatter_small(const Pooling *t, const Call *call, const real *unit, ptrdiff_t first,
+cdef bint scatter_whole(const Pooling *t, const Call *call, const real *unit, ptrdiff_t first,
                         ptrdiff_t last) noexcept nogil:
-    """Planes that lie one behind the other, some of which are cleared at once; False where an index is outside."""
+    """Planes that lie one behind the other, cleared as a whole, small ones together; False where an index is outside."""
     cdef ptrdiff_t size = t.input_rows * t.input_columns, outputs = t.rows * t.columns, clear = first, count, item
     cdef ptrdiff_t at_once = at_least(CLEAR_BYTES // (size * <ptrdiff_t>sizeof(real)), 1)
     cdef bint inside = True
@@ -211,7 +213,7 @@ cdef void backward(real *unit, PoolingRun *run, ptrdiff_t first, ptrdiff_t last)
                 (<int64_t *>call.outside)[0] = 1
         return
     if call.indices and t.input_w == 1 and t.grad_block == t.rows:
-        if not scatter_small(t, call, unit, first, last):
+        if not scatter_whole(t, call, unit, first, last):
             (<int64_t *>call.outside)[0] = 1
         return
     slot = fc_take_slot(&run.slots)
