@@ -372,9 +372,13 @@ FC_INLINE void FC_(fc_planes_of)(const int maximum, const FC_REAL *from, ptrdiff
         FC_(fc_vector) best = none;
         if (j < planes) {
             ptrdiff_t i = 0;
-            for (; i + FC_LANES <= n; i += FC_LANES) {
-                FC_FETCH(from + i);
-                best = FC_(fc_merge)(maximum, best, FC_(fc_load)(from + i));
+            while (i + FC_LANES <= n) { /* sums of 16 vectors, then of these: one long chain would drift */
+                FC_(fc_vector) part = none;
+                for (int v = 0; v < 16 && i + FC_LANES <= n; v++, i += FC_LANES) {
+                    FC_FETCH(from + i);
+                    part = FC_(fc_merge)(maximum, part, FC_(fc_load)(from + i));
+                }
+                best = FC_(fc_merge)(maximum, best, part);
             }
             if (i < n) {
                 FC_(fc_vector) rest = FC_(fc_load_some)(from + i, n - i);
