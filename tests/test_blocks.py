@@ -46,7 +46,10 @@ SMALL = {
     dots: {"BLOCK_PIXELS": 12, "RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
-    pool: {"BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600},
+    pool: {
+        "BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600,
+        "ITEM_TAPS": 60,
+    },
     numba_pool: {"ITEM_ELEMENTS": 300},
 }  # fmt: skip
 SMALLEST = {
@@ -59,7 +62,9 @@ SMALLEST = {
     dots: {"BLOCK_PIXELS": 3, "RUN_MACS": 1, "SHARE_BYTES": 0},
     tiles: {"LEAD": 36, "POSITIONS": 5, "PLANES_BYTES": 1, "LEAST_CHANNELS": 1, "ITEM_FLOPS": 1},
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
-    pool: {"BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1, "LABEL_BYTES": 1, "GRAD_BYTES": 1, "CLEAR_BYTES": 1},
+    pool: {  # channels-last windows one by one, as where there are too many for an item
+        "BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1, "LABEL_BYTES": 1, "GRAD_BYTES": 1, "CLEAR_BYTES": 1, "ITEM_VECTORS": 1,
+    },
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip
 CACHED = (

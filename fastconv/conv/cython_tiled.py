@@ -10,7 +10,8 @@ kernel, as a matrix product over (channel, tap)::
 Vectors run over 2 registers of output (grad_input: input; grad_weight: output) channels, tiles over up to 14 pixels
 (grad_weight: input channels), the sum by a table of distances into a copy of the few input rows that a block needs.
 See kernels/cython/direct.pyx and gradient.pyx; the cutting into blocks is in correlation.py and contraction.py.
-Depthwise convolution (depthwise.py) and grad_weight of few channels or one tap (dots.py) have kernels of their own.
+Depthwise convolution (depthwise.py) and grad_weight of few channels or one tap (dots.py) have kernels of their own; a
+kernel of the input's size is a linear layer (linear.py).
 
 Work: N K P Q C/g R S multiply-accumulates in each direction, K (C) rounded up to a vector. Memory: packed weights,
 and a buffer and sums of at most a megabyte for each thread. Numerics: sums in the problem's dtype, in chunks of
@@ -53,7 +54,7 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
 
 
 #: Measured at one thread, AVX-512, share of the peak. Dense: 3x3, 5x5 and 1x1 layers of 64 to 512 channels reach
-#: 0.82-0.92, 0.8-0.92 and 0.7-0.9 of it, strided ones 0.55-0.8. Narrow: groups of 4 reach 0.3-0.55.
+#: 0.82-0.95, 0.8-0.95 and 0.65-0.9 of it, strided ones 0.6-0.9. Narrow: groups of 4 reach 0.3-0.55.
 SHARE_OF_PEAK = {Direction.FORWARD: 0.87, Direction.BACKWARD_INPUT: 0.85, Direction.BACKWARD_WEIGHT: 0.8}
 NARROW_SHARE_OF_PEAK = 0.2
 #: Seconds to pack a weight, or to write its gradient; of a plane of a narrow layer; of a call.

@@ -203,6 +203,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
         "places": places.ctypes.data, "counts": counts.ctypes.data,
         "row_block": row_block, "label_block": label_block, "column_block": column_block,
         "pitch": pitch, "pooled_pitch": pooled_pitch,
+        "clear_planes": max(1, CLEAR_BYTES // (in_rows * in_columns * item_bytes)),
         "grad_block": grad_block, "collects": collects, "cover_rows": cover_rows, "cover_pitch": cover_pitch,
         "cover_left": cover_left, **offsets,
     }  # fmt: skip

@@ -17,10 +17,6 @@ from fastconv.kernels.cython.simd cimport (
 # Rows of grad_input are cleared just before the first window that reaches them, while they go into L1 anyway. An index
 # at or beyond the rows that are clear is not one of its window: then the plane is cleared as a whole, and done again.
 
-cdef enum:
-    CLEAR_BYTES = 8192
-
-
 cdef void clear_plane(const Pooling *t, real *plane) noexcept nogil:
     cdef ptrdiff_t h, w
     if t.input_w == 1:
@@ -75,11 +71,10 @@ cdef bint scatter_whole(const Pooling *t, const Call *call, const real *unit, pt
                         ptrdiff_t last) noexcept nogil:
     """Planes that lie one behind the other, cleared as a whole, small ones together; False where an index is outside."""
     cdef ptrdiff_t size = t.input_rows * t.input_columns, outputs = t.rows * t.columns, clear = first, count, item
-    cdef ptrdiff_t at_once = at_least(CLEAR_BYTES // (size * <ptrdiff_t>sizeof(real)), 1)
     cdef bint inside = True
     for item in range(first, last):
         if item == clear:
-            count = at_most(at_once, last - item)
+            count = at_most(t.clear_planes, last - item)
             memset(<real *>call.input + item * size, 0, <size_t>(count * size) * sizeof(real))
             clear += count
         inside &= scatter(<const real *>call.output + item * outputs, <const int64_t *>call.indices + item * outputs,
