@@ -38,6 +38,7 @@ SHAPES = "tests/test_edge_shapes.py"
 REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
 SETTINGS = "tests/test_settings.py"
+WORKSPACE = "tests/test_workspace.py"
 
 NAIVE_CONV, NAIVE_POOL = "fastconv/conv/naive.py", "fastconv/pool/naive.py"
 
@@ -424,6 +425,42 @@ MUTANTS: tuple[Mutant, ...] = (
         "block > begin + d.first_block)",
         BLOCKS,
         "cython_tiled and backward_weight",
+    ),
+    Mutant(
+        "cython_tiled forward: of channels-last maxima the index stays where the value does not",
+        ("pool/cython_tiled forward", "tie"),
+        "fastconv/kernels/cython/pooling_channels.h",
+        "*index = FC_(fc_choose_integers)(better, (FC_(fc_integers)){0} + here, *index);",
+        "*index = FC_(fc_choose_integers)(better, *index, (FC_(fc_integers)){0} + here);",
+        POOL,
+        "nhwc and cython_tiled",
+    ),
+    Mutant(
+        "cython_tiled forward: a linear layer has one row of the kernel",
+        ("conv/cython_tiled forward", "problem"),
+        "fastconv/conv/linear.py",
+        "features = problem.in_channels * problem.kernel[0] * problem.kernel[1]",
+        "features = problem.in_channels * problem.kernel[0]",
+        CONV,
+        "linear and cython_tiled",
+    ),
+    Mutant(
+        "cython_tiled backward_weight: picked rows begin at the top of the image in every block",
+        ("conv/cython_tiled backward_weight", "border"),
+        "fastconv/kernels/cython/gradient.pyx",
+        "h = buffer_rows[r] + row\n",
+        "h = buffer_rows[r]\n",
+        BLOCKS,
+        "cython_tiled and backward_weight",
+    ),
+    Mutant(
+        "results: freed memory is kept without end",
+        ("scratch",),
+        "fastconv/native/results.c",
+        "kept_bytes + block->bytes > MOST_BYTES)",
+        "kept_bytes > 64 * MOST_BYTES)",
+        WORKSPACE,
+        "results",
     ),
     Mutant(
         "cython_tiled forward: rows of small planes are rotated the wrong way",
