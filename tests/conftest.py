@@ -141,3 +141,19 @@ def _same_settings_afterwards():
     before = settings._process, threads._setting
     yield
     settings._process, threads._setting = before
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Limits that a test measures, in a hurry, are not what the user's machine can do."""
+    from fastconv.machine import forget
+
+    before = os.environ.get("FASTCONV_CACHE_DIR")
+    os.environ["FASTCONV_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    forget()
+    yield
+    if before is None:
+        del os.environ["FASTCONV_CACHE_DIR"]
+    else:
+        os.environ["FASTCONV_CACHE_DIR"] = before
+    forget()
