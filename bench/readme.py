@@ -61,8 +61,8 @@ def _caption(run: Run) -> str:
     peak, copy = frames.number(limits["float32"][limits["level"]]), frames.number(limits["copy_memory"])
     return (
         f"Medians on {environment['cpu']}, {threads} thread{'s' * (threads != '1')}, stateless calls, float32: "
-        f"GFLOP/s of the direct method (peak {peak}) for convolution, GB/s of input and output (copy {copy}) for "
-        f"pooling; the last column is the fastest's share of that. Made by `{run.head['command']}` at commit "
+        f"GFLOP/s of the direct method (peak {peak}) for convolution, GB/s of input, output and indices (copy {copy}) "
+        f"for pooling; the last column is the fastest's share of that. Made by `{run.head['command']}` at commit "
         f"{environment['commit']['id'][:12]}, {environment['time'][:10]}; `make readme` makes it again."
     )
 

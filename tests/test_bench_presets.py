@@ -165,3 +165,13 @@ def test_a_case_beyond_the_time_is_a_row_with_its_reason(tmp_path):
     assert [row["status"] for row in read.rows] == ["timed", "refused", "refused"]
     assert len(read.rows[0]["samples"]) == 3
     assert {row["reason"] for row in read.rows[1:]} == {"not timed: the preset's time was used up"}
+
+
+def test_what_a_call_moves_counts_the_indices_of_a_maximum():
+    conv, average = fastconv.parse_problem(A), fastconv.parse_problem("avg_f32_n2c3h8w8_r2s2_stride2x2")
+    maximum = fastconv.parse_problem("max_f32_n2c3h8w8_r2s2_stride2x2")
+    whole = 4 * 2 * 3 * (8 * 8 + 4 * 4)
+    assert presets.moved_bytes(conv, "backward_weight") == conv.bytes
+    assert presets.moved_bytes(average, "backward_input") == presets.moved_bytes(maximum, "forward") == whole
+    for direction in ("forward_indices", "backward_input"):
+        assert presets.moved_bytes(maximum, direction) == whole + 8 * 2 * 3 * 4 * 4
