@@ -218,6 +218,7 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         kernel=tiled, stride=steps[0] if tiled else 0,
         odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
         taps=tap_count, row_step=steps[0] * pitch, chunk_vectors=CHUNK_VECTORS, scatter=scatter, small=small, wide=wide,
+        bare=tiled == 3 and (small or wide), turned=turned and not scatter,
         touches=problem.bytes >= TOUCHED_BYTES and counts[1] >= lanes,
         from_columns=sum(count for _, count in rows.phases), window=window,
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=strides[0], exact_stride_w=strides[1],

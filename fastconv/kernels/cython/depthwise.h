@@ -47,7 +47,9 @@ typedef struct {
     ptrdiff_t pitch, odd;      /* from row to row; stride 2: from the place of tap s = 0 to that of s = 1 */
     const ptrdiff_t *places;   /* any other kernel: place of each tap behind x, */
     ptrdiff_t taps, row_step;  /* their number, and what a row of the destination adds to all of them */
-    const void *weights;       /* vectors, [s][r] or [tap] */
+    const void *weights;       /* vectors, [s][r] or [tap]; */
+    const void *weight;        /* and of 3 x 3 where they lie: tap (0, 0) of the first plane, */
+    ptrdiff_t weight_step, weight_plane; /* to the next tap (backwards if they are turned), to that of the next plane */
     const void *bias;          /* one vector */
     void *to;                  /* first row of the first plane of the destination (its gradient: read) */
     ptrdiff_t to_row, to_plane;
@@ -188,6 +190,18 @@ static inline void FC_(fc_spread)(FC_REAL *to, const FC_REAL *from, const ptrdif
             x = FC_(fc_select)(lane >= (FC_INT)(g * slot), y, x);
         }
         FC_(fc_store)(to + t * FC_LANES, x);
+    }
+}
+
+/* The vectors w[s * 3 + r] of a 3 x 3 kernel, of one plane or of two side by side: into registers, as a plane of 7 x 7
+   takes no longer than a table of them in memory. */
+FC_INLINE void FC_(fc_three)(const int planes, const fc_planes *b, FC_VECTOR *w) {
+    const FC_INTEGERS second = (FC_INTEGERS){FC_LIST(FC_NUMBER)} >= (FC_INT)b->slot;
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; t++) {
+        const FC_REAL *at = (const FC_REAL *)b->weight + b->weight_step * (t % 3 * 3 + t / 3);
+        w[t] = *at - (FC_VECTOR){0}; /* - 0, not + 0: no addition, as -0 stays */
+        if (planes == 2) w[t] = FC_(fc_select)(second, at[b->weight_plane] - (FC_VECTOR){0}, w[t]);
     }
 }
 

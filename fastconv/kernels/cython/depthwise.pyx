@@ -23,6 +23,8 @@ cdef extern from "depthwise.h" nogil:
         const ptrdiff_t *places
         ptrdiff_t taps, row_step
         const void *weights
+        const void *weight
+        ptrdiff_t weight_step, weight_plane
         const void *bias
         void *to
         ptrdiff_t to_row, to_plane, rows, columns, planes, slot, kernel, stride, relu
@@ -76,6 +78,7 @@ cdef struct Depthwise:
     ptrdiff_t chunk_vectors  # of products, summed in vectors before they go to float64
     ptrdiff_t touches  # grad_weight: planes come from memory, and are long
     ptrdiff_t small, wide, from_columns  # rows that fit a vector, or are read where they lie, need no buffer
+    ptrdiff_t bare, turned  # weights are read where they lie; in the opposite order
     size_t phases, places, order  # int64 tables: see depthwise.h; `order` of the weights of a group
     ptrdiff_t window  # weights of an output channel; and what `exact` needs of grad_input:
     ptrdiff_t kernel_h, kernel_w, stride_h, exact_stride_w, dilation_h, dilation_w, low_h, low_w
@@ -118,6 +121,8 @@ cdef fc_planes describe(const Call *call, const Depthwise *t, const real *mine) 
     b.taps = t.taps
     b.row_step = t.row_step
     b.weights = mine + t.weights_offset
+    b.weight_step = -1 if t.turned else 1
+    b.weight_plane = t.fan_in * t.fan_out * t.window
     b.bias = mine + t.weights_offset + t.taps * lanes(mine)
     b.to_row = t.columns
     b.to_plane = t.fan_out * t.rows * t.columns
@@ -183,8 +188,10 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     b.planes = planes
     for m in range(t.fan_out):
-        spread(t, weight + m * t.window, <const ptrdiff_t *>t.order, t.taps, planes,
-               t.fan_in * t.fan_out * t.window, weights)
+        if t.bare:
+            b.weight = weight + m * t.window + (t.window - 1 if t.turned else 0)
+        else:
+            spread(t, weight + m * t.window, <const ptrdiff_t *>t.order, t.taps, planes, b.weight_plane, weights)
         if call.bias:
             spread(t, biases + channel * t.fan_out + m, &none, 1, planes, t.fan_out, bias)
         b.to = dest + m * plane + block * t.row_block * t.columns

@@ -149,17 +149,21 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t slot, doub
 FC_INLINE void FC_(fc_small_dot_rows)(const int planes, const int rows, const int many, const int k, const int stride,
                                       const int r0, const fc_planes *b, ptrdiff_t j, FC_INTEGERS mask,
                                       FC_VECTOR *sums, FC_VECTOR *all) {
+    const FC_(fc_sides) n = FC_(fc_sides_of)(b->from_columns), counted = FC_(fc_sides_of)(b->columns);
+    const FC_(fc_span) rest = FC_(fc_small_rest)(planes, b);
     const FC_REAL *grad = (const FC_REAL *)b->to + j * b->to_row;
+    ptrdiff_t h = b->first + j * stride + r0;
+    const FC_REAL *from = (const FC_REAL *)b->from + h * b->from_row;
     FC_VECTOR g[7];
 #pragma GCC unroll 7
-    for (int i = 0; i < rows; i++) {
-        g[i] = FC_(fc_small_load)(planes, grad + i * b->to_row, b->to_plane, b->columns);
+    for (int i = 0; i < rows; i++, grad += b->to_row) {
+        g[i] = FC_(fc_small_load)(planes, grad, b->to_plane, counted);
         *all += g[i];
     }
 #pragma GCC unroll 24
-    for (int i = 0; i < (rows - 1) * stride + many; i++) {
+    for (int i = 0; i < (rows - 1) * stride + many; i++, h++, from += b->from_row) {
         FC_VECTOR row[2];
-        FC_(fc_small_row)(planes, stride, b, b->first + j * stride + r0 + i, row);
+        FC_(fc_small_row)(planes, stride, b, from, h, n, rest, row);
 #pragma GCC unroll 7
         for (int s = 0; s < k; s++) {
             const FC_VECTOR v = FC_(fc_keep)(1, mask, FC_(fc_small_tap)(k, stride, s, row));

@@ -20,29 +20,49 @@ FC_INLINE FC_VECTOR FC_(fc_rotate)(FC_VECTOR x, const int d) {
     }
 }
 
-/* n elements of one plane, or of two side by side. */
-FC_INLINE FC_VECTOR FC_(fc_small_load)(const int planes, const FC_REAL *from, ptrdiff_t plane_step, ptrdiff_t n) {
-    const FC_VECTOR x = FC_(fc_load_some)(from, n);
+/* Where a row of each plane lies in a vector. */
+typedef struct {
+    FC_(fc_span) first, second;
+} FC_(fc_sides);
+
+FC_INLINE FC_(fc_sides) FC_(fc_sides_of)(ptrdiff_t n) {
+    return (FC_(fc_sides)){FC_(fc_span_of)(0, n), FC_(fc_span_of)(FC_LANES / 2, n)};
+}
+
+/* A row of one plane, or of two side by side. */
+FC_INLINE FC_VECTOR FC_(fc_small_load)(const int planes, const FC_REAL *from, ptrdiff_t plane_step,
+                                       FC_(fc_sides) n) {
+    const FC_VECTOR x = FC_(fc_load_span)(from, n.first);
     if (planes == 1) return x;
-    return (FC_VECTOR)((FC_INTEGERS)x | (FC_INTEGERS)FC_(fc_load_lanes)(from + plane_step, FC_LANES / 2, n));
+    return (FC_VECTOR)((FC_INTEGERS)x | (FC_INTEGERS)FC_(fc_load_span)(from + plane_step - FC_LANES / 2, n.second));
+}
+
+FC_INLINE void FC_(fc_small_store)(const int planes, FC_REAL *to, ptrdiff_t plane_step, FC_VECTOR x,
+                                   FC_(fc_sides) n) {
+    FC_(fc_store_span)(to, x, n.first);
+    if (planes == 2) FC_(fc_store_span)(to + plane_step - FC_LANES / 2, x, n.second);
 }
 
 /* Row h of the source, of one plane or of two side by side: stride 1 one vector; stride 2 the even columns, then the
    odd ones. */
-FC_INLINE void FC_(fc_small_row)(const int planes, const int stride, const fc_planes *b, ptrdiff_t h, FC_VECTOR *row) {
-    const FC_REAL *from = (const FC_REAL *)b->from + h * b->from_row;
-    const ptrdiff_t n = b->from_columns;
-    if (h < 0 || h >= b->from_rows) {
-        row[0] = row[1] = (FC_VECTOR){0};
-    } else if (stride == 1) {
+FC_INLINE void FC_(fc_small_row)(const int planes, const int stride, const fc_planes *b, const FC_REAL *from,
+                                 ptrdiff_t h, FC_(fc_sides) n, FC_(fc_span) rest, FC_VECTOR *row) {
+    row[0] = row[1] = (FC_VECTOR){0};
+    if (__builtin_expect((size_t)h >= (size_t)b->from_rows, 0)) return;
+    if (stride == 1) {
         row[0] = FC_(fc_small_load)(planes, from, b->from_plane, n);
     } else {
-        const FC_VECTOR x = FC_(fc_load_some)(from, n);
-        const FC_VECTOR y = planes == 2 ? FC_(fc_load_some)(from + b->from_plane, n)
-                                        : FC_(fc_load_most)(from + FC_LANES, n - FC_LANES);
+        const FC_VECTOR x = FC_(fc_load_span)(from, n.first);
+        const FC_VECTOR y = FC_(fc_load_span)(from + (planes == 2 ? b->from_plane : FC_LANES), rest);
         row[0] = FC_MIX(x, y, FC_EVENS);
         row[1] = FC_MIX(x, y, FC_ODDS);
     }
+}
+
+/* Of the same, the second vector. */
+FC_INLINE FC_(fc_span) FC_(fc_small_rest)(const int planes, const fc_planes *b) {
+    const ptrdiff_t beyond = b->from_columns - FC_LANES;
+    return FC_(fc_span_of)(0, planes == 2 ? b->from_columns : beyond > 0 ? beyond : 0);
 }
 
 /* What tap column s sees of a row. */
@@ -51,15 +71,19 @@ FC_INLINE FC_VECTOR FC_(fc_small_tap)(const int k, const int stride, const int s
     return stride == 1 ? FC_(fc_rotate)(row[0], d) : FC_(fc_rotate)(row[d & 1], (d - (d & 1)) / 2);
 }
 
-FC_INLINE void FC_(fc_small_gather_rows)(const int planes, const int rows, const int k, const int stride, const fc_planes *b,
-                                         const FC_VECTOR *w, FC_VECTOR bias, ptrdiff_t j) {
+FC_INLINE void FC_(fc_small_gather_rows)(const int planes, const int rows, const int k, const int stride,
+                                         const fc_planes *b, const FC_VECTOR *w, FC_VECTOR bias, ptrdiff_t j) {
+    const FC_(fc_sides) n = FC_(fc_sides_of)(b->from_columns), written = FC_(fc_sides_of)(b->columns);
+    const FC_(fc_span) rest = FC_(fc_small_rest)(planes, b);
+    ptrdiff_t h = b->first + j * stride;
+    const FC_REAL *from = (const FC_REAL *)b->from + h * b->from_row;
     FC_VECTOR sums[FC_TALL];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) sums[r] = bias;
 #pragma GCC unroll 24
-    for (int i = 0; i < (rows - 1) * stride + k; i++) {
+    for (int i = 0; i < (rows - 1) * stride + k; i++, h++, from += b->from_row) {
         FC_VECTOR row[2];
-        FC_(fc_small_row)(planes, stride, b, b->first + j * stride + i, row);
+        FC_(fc_small_row)(planes, stride, b, from, h, n, rest, row);
 #pragma GCC unroll 7
         for (int s = 0; s < k; s++) {
             const FC_VECTOR v = FC_(fc_small_tap)(k, stride, s, row);
@@ -70,21 +94,15 @@ FC_INLINE void FC_(fc_small_gather_rows)(const int planes, const int rows, const
     }
     FC_REAL *to = (FC_REAL *)b->to + j * b->to_row;
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-        const FC_VECTOR x = b->relu ? FC_(fc_relu)(sums[r]) : sums[r];
-        FC_(fc_store_some)(to + r * b->to_row, x, b->columns);
-        if (planes == 2)
-            FC_(fc_store_lanes)(to + b->to_plane + r * b->to_row, x, FC_LANES / 2, b->columns);
-    }
+    for (int r = 0; r < rows; r++, to += b->to_row)
+        FC_(fc_small_store)(planes, to, b->to_plane, b->relu ? FC_(fc_relu)(sums[r]) : sums[r], written);
 }
 
 FC_INLINE void FC_(fc_small_gather_all)(const int planes, const int k, const int stride, const fc_planes *given) {
     const fc_planes b = *given; /* in registers: it is not what the results overwrite */
     const FC_VECTOR *weights = (const FC_VECTOR *)b.weights, bias = *(const FC_VECTOR *)b.bias;
     FC_VECTOR w[9];
-    if (k == 3)
-#pragma GCC unroll 9
-        for (int t = 0; t < 9; t++) w[t] = weights[t];
+    if (k == 3) FC_(fc_three)(planes, &b, w);
     for (ptrdiff_t j = 0; j < b.rows;) {
         const FC_VECTOR *x = k == 3 ? w : weights;
         const ptrdiff_t left = b.rows - j;

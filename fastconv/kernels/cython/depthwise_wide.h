@@ -71,8 +71,7 @@ FC_INLINE void FC_(fc_wide_all)(const int stride, const fc_planes *given) {
     const fc_planes b = *given;
     const FC_VECTOR bias = *(const FC_VECTOR *)b.bias;
     FC_VECTOR w[9];
-#pragma GCC unroll 9
-    for (int t = 0; t < 9; t++) w[t] = ((const FC_VECTOR *)b.weights)[t];
+    FC_(fc_three)(1, &b, w);
     for (ptrdiff_t j = 0; j < b.rows;) {
         if (FC_TALL == 8 && b.rows - j >= 8)
             FC_(fc_wide_rows)(8, stride, &b, w, bias, j), j += 8;

@@ -162,6 +162,41 @@ FC_INLINE void FC_(fc_store_lanes)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t firs
 #endif
 }
 
+/* The same for many accesses: where the instruction set has masks, one that is made once. `from` and `to` are the place
+   of lane 0, whether it is accessed or not. */
+#if FC_BYTES == 64
+typedef unsigned FC_(fc_span);
+#else
+typedef struct {
+    ptrdiff_t first, count;
+} FC_(fc_span);
+#endif
+
+FC_INLINE FC_(fc_span) FC_(fc_span_of)(ptrdiff_t first, ptrdiff_t count) {
+    if (count > FC_LANES - first) count = FC_LANES - first;
+#if FC_BYTES == 64
+    return ((1u << count) - 1) << first;
+#else
+    return (FC_(fc_span)){first, count};
+#endif
+}
+
+FC_INLINE FC_(fc_vector) FC_(fc_load_span)(const FC_REAL *from, FC_(fc_span) span) {
+#if FC_BYTES == 64
+    return (FC_(fc_vector))FC_MASKED_LOAD(span, from);
+#else
+    return FC_(fc_load_lanes)(from + span.first, span.first, span.count);
+#endif
+}
+
+FC_INLINE void FC_(fc_store_span)(FC_REAL *to, FC_(fc_vector) x, FC_(fc_span) span) {
+#if FC_BYTES == 64
+    FC_MASKED_STORE(to, span, x);
+#else
+    FC_(fc_store_lanes)(to + span.first, x, span.first, span.count);
+#endif
+}
+
 /* x below 0 becomes 0; NaN stays. */
 FC_INLINE FC_(fc_vector) FC_(fc_relu)(FC_(fc_vector) x) {
     return (FC_(fc_vector))((FC_(fc_integers))x & ~(x < 0));
