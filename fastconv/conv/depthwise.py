@@ -176,8 +176,9 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
     square = kernel[0] if kernel == (kernel[0], kernel[0]) and kernel[0] in TILED and dilation == (1, 1) else 0
     tiled = square if scatter or (steps in ((1, 1), (2, 2)) and fan_in == 1) else 0
     # Rows with their padding in one vector; of stride 2, in one vector for evens and odds each.
+    near = lows[1] // 2 == tiled // 4 if scatter else befores == (tiled // 2, tiled // 2)
     small = (
-        bool(tiled) and not scatter and segment == lanes and befores == (tiled // 2, tiled // 2)
+        bool(tiled) and segment == lanes and near
         and (planes == 1 or (planes == 2 and sum(count for _, count in rows.phases) <= lanes))
     )  # fmt: skip
     # Rows beyond a vector, padded by one column on the left, and on the right where a tap reads beyond the end.

@@ -50,6 +50,8 @@ cdef extern from "depthwise.h" nogil:
     void fc_wide_dot_planes_f64(const fc_planes *b, void *into, double *totals)
     void fc_small_gather_f32(const fc_planes *b)
     void fc_small_gather_f64(const fc_planes *b)
+    void fc_small_scatter_f32(const fc_planes *b)
+    void fc_small_scatter_f64(const fc_planes *b)
     void fc_scatter_f32(const fc_planes *b)
     void fc_scatter_f64(const fc_planes *b)
     void fc_dot_planes_f32(const fc_planes *b, void *into, double *totals)
@@ -196,7 +198,9 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
             spread(t, biases + channel * t.fan_out + m, &none, 1, planes, t.fan_out, bias)
         b.to = dest + m * plane + block * t.row_block * t.columns
         if real is float:
-            if t.scatter:
+            if t.scatter and t.small:
+                fc_small_scatter_f32(b)
+            elif t.scatter:
                 fc_scatter_f32(b)
             elif t.small:
                 fc_small_gather_f32(b)
@@ -205,7 +209,9 @@ cdef void gather_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdif
             else:
                 fc_gather_f32(b)
         else:
-            if t.scatter:
+            if t.scatter and t.small:
+                fc_small_scatter_f64(b)
+            elif t.scatter:
                 fc_scatter_f64(b)
             elif t.small:
                 fc_small_gather_f64(b)

@@ -128,3 +128,74 @@ static inline void FC_(fc_small_gather)(const fc_planes *b) {
     }
 #undef FC_CASE
 }
+
+/* -- Scattering: grad_input of stride 2 -----------------------------------------------------------------------
+ * As fc_scatter_tile, with rotations for its loads; padding is 2 * (k / 4), or one more if it is odd.
+ */
+FC_INLINE void FC_(fc_small_scatter_rows)(const int planes, const int rows, const int k, const int odd,
+                                          const fc_planes *b, const FC_VECTOR *w, FC_VECTOR bias, ptrdiff_t j) {
+    const int least = -((k - 1 - odd) / 2);
+    const FC_(fc_sides) n = FC_(fc_sides_of)(b->from_columns);
+    const FC_(fc_span) written = FC_(fc_span_of)(0, b->columns);
+    const FC_(fc_span) rest = planes == 2 ? written : FC_(fc_span_of)(0, b->columns > FC_LANES ? b->columns - FC_LANES : 0);
+    ptrdiff_t h = b->first + j;
+    const FC_REAL *from = (const FC_REAL *)b->from + h * b->from_row;
+    FC_VECTOR sums[FC_PAIRS][2][2];
+#pragma GCC unroll 16
+    for (int a = 0; a < 4 * rows; a++) sums[a / 4][a / 2 % 2][a % 2] = bias;
+#pragma GCC unroll 8
+    for (int i = 0; i < rows + odd - least; i++, h++, from += b->from_row) {
+        FC_VECTOR row[2];
+        FC_(fc_small_row)(planes, 1, b, from, h, n, n.first, row);
+#pragma GCC unroll 5
+        for (int u = least; u <= odd; u++) {
+            const FC_VECTOR v = FC_(fc_rotate)(row[0], k / 4 + u);
+#pragma GCC unroll 4
+            for (int p = 0; p < rows; p++)
+#pragma GCC unroll 4
+                for (int ab = 0; ab < 4; ab++) {
+                    const int t = i - p + least, r = ab / 2 + odd - 2 * t, s = ab % 2 + odd - 2 * u;
+                    if (t <= odd && r >= 0 && r < k && s >= 0 && s < k) sums[p][ab / 2][ab % 2] += w[s * k + r] * v;
+                }
+        }
+    }
+    FC_REAL *to = (FC_REAL *)b->to + 2 * j * b->to_row;
+#pragma GCC unroll 8
+    for (int y = 0; y < 2 * rows; y++, to += b->to_row) {
+        if (2 * j + y >= b->rows) break;
+        FC_VECTOR x0 = FC_MIX(sums[y / 2][y % 2][0], sums[y / 2][y % 2][1], FC_FIRST_PAIRS);
+        FC_VECTOR x1 = FC_MIX(sums[y / 2][y % 2][0], sums[y / 2][y % 2][1], FC_LAST_PAIRS);
+        if (b->relu) x0 = FC_(fc_relu)(x0), x1 = FC_(fc_relu)(x1);
+        FC_(fc_store_span)(to, x0, written);
+        FC_(fc_store_span)(to + (planes == 2 ? b->to_plane : FC_LANES), x1, rest);
+    }
+}
+
+FC_INLINE void FC_(fc_small_scatter_all)(const int planes, const int k, const int odd, const fc_planes *given) {
+    const fc_planes b = *given;
+    const FC_VECTOR bias = *(const FC_VECTOR *)b.bias;
+    FC_VECTOR w[9];
+    if (k == 3) FC_(fc_three)(planes, &b, w);
+    for (ptrdiff_t j = 0; 2 * j < b.rows;) {
+        const FC_VECTOR *x = k == 3 ? w : (const FC_VECTOR *)b.weights;
+        const ptrdiff_t left = (b.rows + 1) / 2 - j;
+        if (k == 3 && FC_PAIRS >= 4 && left >= 4)
+            FC_(fc_small_scatter_rows)(planes, 4, k, odd, &b, x, bias, j), j += 4;
+        else if (left >= 2)
+            FC_(fc_small_scatter_rows)(planes, 2, k, odd, &b, x, bias, j), j += 2;
+        else
+            FC_(fc_small_scatter_rows)(planes, 1, k, odd, &b, x, bias, j), j += 1;
+    }
+}
+
+static inline void FC_(fc_small_scatter)(const fc_planes *b) {
+#define FC_CASE(K, ODD)                                                               \
+    case 2 * K + ODD:                                                                 \
+        if (b->planes == 1) FC_(fc_small_scatter_all)(1, K, ODD, b);                  \
+        else FC_(fc_small_scatter_all)(2, K, ODD, b);                                 \
+        break;
+    switch (2 * b->kernel + b->odd) {
+        FC_CASE(3, 0) FC_CASE(3, 1) FC_CASE(5, 0) FC_CASE(5, 1) FC_CASE(7, 0) FC_CASE(7, 1)
+    }
+#undef FC_CASE
+}
