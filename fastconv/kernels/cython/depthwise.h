@@ -60,6 +60,7 @@ typedef struct {
     const void *from;          /* without a buffer: row 0 of the first plane of the source, */
     ptrdiff_t first;           /* its first row that the block reads, */
     ptrdiff_t from_row, from_plane, from_rows, from_columns;
+    ptrdiff_t images, from_image, to_image; /* whose products are summed, and from one to the next */
 } fc_planes;
 
 #define FC_REAL float

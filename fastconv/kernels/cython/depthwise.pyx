@@ -29,7 +29,7 @@ cdef extern from "depthwise.h" nogil:
         void *to
         ptrdiff_t to_row, to_plane, rows, columns, planes, slot, kernel, stride, relu
         const void *from_ "from"
-        ptrdiff_t first, from_row, from_plane, from_rows, from_columns
+        ptrdiff_t first, from_row, from_plane, from_rows, from_columns, images, from_image, to_image
     void fc_fill_planes_f32(float *to, const float *source, ptrdiff_t plane_step, ptrdiff_t row_step, ptrdiff_t first,
                             ptrdiff_t rows, ptrdiff_t source_rows, ptrdiff_t planes, ptrdiff_t slot,
                             const ptrdiff_t *phases, ptrdiff_t phase_count, ptrdiff_t stride, ptrdiff_t segment,
@@ -137,6 +137,9 @@ cdef fc_planes describe(const Call *call, const Depthwise *t, const real *mine) 
     b.from_plane = t.fan_in * t.source_rows * t.source_columns
     b.from_rows = t.source_rows
     b.from_columns = t.from_columns
+    b.images = 1
+    b.from_image = t.channels * b.from_plane
+    b.to_image = t.channels * b.to_plane
     return b
 
 
@@ -229,7 +232,7 @@ cdef inline void touch_rows(const Depthwise *t, const real *plane, ptrdiff_t fir
 
 cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t image, ptrdiff_t channel,
                     ptrdiff_t block, real *mine) noexcept nogil:
-    """Add the products of one block to the sums of all outputs of some channels."""
+    """Add the products of one block, of b.images images, to the sums of all outputs of some channels."""
     cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns, m
     cdef ptrdiff_t[2] whole_rows = [0, t.columns]
     cdef const real *source = <const real *>call.source + (image * t.channels + channel) * source_plane
@@ -237,7 +240,7 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
                              + block * t.row_block * t.columns)
     cdef real *grads = mine + t.grads_offset  # with a vector before it
     cdef real *sums = mine + t.sums_offset
-    cdef double *totals = <double *>(mine + t.totals_offset)  # of grad_bias, lane by lane
+    cdef double *totals = <double *>(mine + t.totals_offset) if call.grad_bias else NULL  # of it, lane by lane
     cdef bint copied = t.columns < lanes(mine) and not t.small  # rows below a vector, side by side like the source
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     b.from_ = source
@@ -275,7 +278,8 @@ cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_
             else:
                 fc_dot_planes_f64(b, sums, totals)
         sums += t.taps * lanes(mine)
-        totals += lanes(mine)
+        if totals != NULL:
+            totals += lanes(mine)
 
 
 cdef void collect(const Depthwise *t, real *sums, double *totals) noexcept nogil:
@@ -292,7 +296,8 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
     """grad_weight and grad_bias of some channels."""
     cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
     cdef ptrdiff_t block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
-    cdef ptrdiff_t image, block, m, g, a, k, lane
+    cdef ptrdiff_t at_once = at_least(t.chunk_vectors // block_vectors, 1) if t.small and t.blocks == 1 else 1
+    cdef ptrdiff_t image = 0, block, m, g, a, k, lane
     cdef const ptrdiff_t *order = <const ptrdiff_t *>t.order
     cdef real *sums = mine + t.sums_offset
     cdef double *bias_totals = <double *>(mine + t.totals_offset)
@@ -301,14 +306,17 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
     memset(sums, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))
     memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.totals_step)) * sizeof(double))
     b.planes = planes
-    for image in range(t.images):
+    while image < t.images:
+        b.images = at_most(at_once, t.images - image)
         for block in range(t.blocks):
             add_block(call, t, b, image, channel, block, mine)
-            vectors += block_vectors
+            vectors += b.images * block_vectors
             if vectors >= t.chunk_vectors:
                 collect(t, sums, totals)
                 vectors = 0
-    collect(t, sums, totals)
+        image += b.images
+    if vectors > 0:
+        collect(t, sums, totals)
     for g in range(planes):
         for m in range(t.fan_out):
             k = (channel + g) * t.fan_out + m

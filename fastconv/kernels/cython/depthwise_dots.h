@@ -3,7 +3,7 @@
  * includes it once for each type; hence no guard.
  *
  * sums[t] += what the block adds to tap t, in vectors; totals[lane] likewise the gradients alone, in double: equal
- * gradients drift in float after some tens of additions. b->to is grad_output.
+ * gradients drift in float after some tens of additions; NULL where they are not wanted. b->to is grad_output.
  * A masked vector counts in some lanes alone: the others may hold a NaN, which must stay where it is.
  */
 FC_INLINE FC_VECTOR FC_(fc_keep)(const int masked, FC_INTEGERS mask, FC_VECTOR x) {
@@ -119,6 +119,27 @@ static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into, double *to
     }
 }
 
+/* One step of what follows, of vectors in registers: their number becomes half. */
+FC_INLINE void FC_(fc_fold)(const int many, FC_VECTOR *rows) {
+    if (many % 2) rows[many] = (FC_VECTOR){0};
+#pragma GCC unroll 5
+    for (int i = 0; i < (many + 1) / 2; i++)
+        rows[i] = FC_MIX(rows[2 * i], rows[2 * i + 1], FC_EVENS) + FC_MIX(rows[2 * i], rows[2 * i + 1], FC_ODDS);
+}
+
+/* The same of 3 x 3 taps: with one image and 7 x 7 maps, the loop over memory took as long as their products. */
+FC_INLINE void FC_(fc_collect_nine)(const int slot, FC_VECTOR *sums, double *to) {
+    FC_VECTOR rows[10];
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) rows[i] = sums[i], sums[i] = (FC_VECTOR){0};
+    if (slot > 1) FC_(fc_fold)(9, rows);
+    if (slot > 2) FC_(fc_fold)(5, rows);
+    if (slot > 4) FC_(fc_fold)(3, rows);
+    if (slot > 8) FC_(fc_fold)(2, rows);
+#pragma GCC unroll 9
+    for (int i = 0; i < (9 + slot - 1) / slot; i++) FC_(fc_add_lanes)(to + i * FC_LANES, rows[i]);
+}
+
 /*
  * Adds the lanes of each slot of n vectors of sums to to[t * slots + g], and clears the sums. Neighbouring lanes of
  * two vectors are added into one, until a slot is one lane: half the shuffles of a transpose, fewer for 9 taps.
@@ -126,6 +147,8 @@ static inline void FC_(fc_dot_planes)(const fc_planes *b, void *into, double *to
  */
 static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t slot, double *to) {
     FC_VECTOR *sums = (FC_VECTOR *)from;
+    if (n == 9 && slot == FC_LANES) return FC_(fc_collect_nine)(FC_LANES, sums, to);
+    if (n == 9 && slot == FC_LANES / 2) return FC_(fc_collect_nine)(FC_LANES / 2, sums, to);
     for (ptrdiff_t t = 0; t < n; t += FC_LANES, to += FC_LANES * (FC_LANES / slot)) {
         FC_VECTOR rows[FC_LANES + 1];
         ptrdiff_t many = n - t < FC_LANES ? n - t : FC_LANES;
@@ -176,21 +199,26 @@ FC_INLINE void FC_(fc_small_dot_rows)(const int planes, const int rows, const in
 
 FC_INLINE void FC_(fc_small_dot_some)(const int planes, const int many, const int k, const int stride, const int r0,
                                       const fc_planes *given, FC_VECTOR *into, double *totals) {
-    const fc_planes b = *given;
+    fc_planes b = *given;
     const FC_INTEGERS lane = {FC_LIST(FC_NUMBER)};
     const FC_INTEGERS mask = (lane & (FC_INT)(FC_LANES / planes - 1)) < (FC_INT)b.columns;
     FC_VECTOR sums[25], all = {0};
 #pragma GCC unroll 25
     for (int t = 0; t < many * k; t++) sums[t] = (FC_VECTOR){0};
 #pragma GCC unroll 1
-    for (ptrdiff_t j = 0; j < b.rows;) {
-        if (k == 3 && FC_MOST_SMALL >= 7 && b.rows - j >= 7)
-            FC_(fc_small_dot_rows)(planes, 7, many, k, stride, r0, &b, j, mask, sums, &all), j += 7;
-        else if (b.rows - j >= 4)
-            FC_(fc_small_dot_rows)(planes, 4, many, k, stride, r0, &b, j, mask, sums, &all), j += 4;
-        else
-            FC_(fc_small_dot_rows)(planes, 1, many, k, stride, r0, &b, j, mask, sums, &all), j += 1;
-        if (totals && (j % 32 < 4 || j >= b.rows)) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
+    for (ptrdiff_t image = 0; image < b.images; image++) {
+#pragma GCC unroll 1
+        for (ptrdiff_t j = 0; j < b.rows;) {
+            if (k == 3 && FC_MOST_SMALL >= 7 && b.rows - j >= 7)
+                FC_(fc_small_dot_rows)(planes, 7, many, k, stride, r0, &b, j, mask, sums, &all), j += 7;
+            else if (b.rows - j >= 4)
+                FC_(fc_small_dot_rows)(planes, 4, many, k, stride, r0, &b, j, mask, sums, &all), j += 4;
+            else
+                FC_(fc_small_dot_rows)(planes, 1, many, k, stride, r0, &b, j, mask, sums, &all), j += 1;
+            if (totals && (j % 32 < 4 || j >= b.rows)) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
+        }
+        b.from = (const FC_REAL *)b.from + b.from_image;
+        b.to = (FC_REAL *)b.to + b.to_image;
     }
 #pragma GCC unroll 7
     for (int s = 0; s < k; s++)

@@ -122,11 +122,11 @@ FC_INLINE void FC_(fc_wide_dot_columns)(const int stride, const int edge, const 
 #pragma GCC unroll 1
     for (; j + 4 <= b->rows; j += 4) {
         FC_(fc_wide_dot_rows)(4, stride, edge, b, j, i, mask, sums, &all);
-        if (j % 32 == 28) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
+        if (totals && j % 32 == 28) FC_(fc_add_lanes)(totals, all), all = (FC_VECTOR){0};
     }
 #pragma GCC unroll 1
     for (; j < b->rows; j++) FC_(fc_wide_dot_rows)(1, stride, edge, b, j, i, mask, sums, &all);
-    FC_(fc_add_lanes)(totals, all);
+    if (totals) FC_(fc_add_lanes)(totals, all);
 }
 
 FC_INLINE void FC_(fc_wide_dot_all)(const int stride, const fc_planes *given, FC_VECTOR *into, double *totals) {
