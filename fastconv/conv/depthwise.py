@@ -190,6 +190,8 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         block = min(_up(block, TALL), counts[0])
     window = kernel[0] * kernel[1]
     grid = [(r, s) for s in range(kernel[1]) for r in range(kernel[0])]
+    if direction is Direction.BACKWARD_WEIGHT:
+        grid.sort()  # the order of the results
     of_weights = [r * kernel[1] + s for r, s in grid]
     if turned and not scatter:
         of_weights = [window - 1 - place for place in of_weights]

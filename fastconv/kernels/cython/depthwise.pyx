@@ -58,6 +58,8 @@ cdef extern from "depthwise.h" nogil:
     void fc_dot_planes_f64(const fc_planes *b, void *into, double *totals)
     void fc_small_dot_planes_f32(const fc_planes *b, void *into, double *totals)
     void fc_small_dot_planes_f64(const fc_planes *b, void *into, double *totals)
+    void fc_write_totals_f32(const double *totals, ptrdiff_t step, ptrdiff_t n, float *to)
+    void fc_write_totals_f64(const double *totals, ptrdiff_t step, ptrdiff_t n, double *to)
     void fc_collect_f32(void *sums, ptrdiff_t n, ptrdiff_t slot, double *to)
     void fc_collect_f64(void *sums, ptrdiff_t n, ptrdiff_t slot, double *to)
 
@@ -297,13 +299,11 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
     cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
     cdef ptrdiff_t block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
     cdef ptrdiff_t at_once = at_least(t.chunk_vectors // block_vectors, 1) if t.small and t.blocks == 1 else 1
-    cdef ptrdiff_t image = 0, block, m, g, a, k, lane
-    cdef const ptrdiff_t *order = <const ptrdiff_t *>t.order
+    cdef ptrdiff_t image = 0, block, m, g, k, lane
     cdef real *sums = mine + t.sums_offset
     cdef double *bias_totals = <double *>(mine + t.totals_offset)
     cdef double *totals = bias_totals + t.fan_out * lanes(mine)
     cdef double total
-    memset(sums, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))
     memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.totals_step)) * sizeof(double))
     b.planes = planes
     while image < t.images:
@@ -320,8 +320,12 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
     for g in range(planes):
         for m in range(t.fan_out):
             k = (channel + g) * t.fan_out + m
-            for a in range(t.taps):
-                (<real *>call.grad_weight)[k * t.window + order[a]] = <real>totals[m * t.totals_step + a * t.planes + g]
+            if real is float:
+                fc_write_totals_f32(totals + m * t.totals_step + g, t.planes, t.window,
+                                    <float *>call.grad_weight + k * t.window)
+            else:
+                fc_write_totals_f64(totals + m * t.totals_step + g, t.planes, t.window,
+                                    <double *>call.grad_weight + k * t.window)
             if call.grad_bias:
                 total = 0
                 for lane in range(g * t.slot, (g + 1) * t.slot):
@@ -338,6 +342,7 @@ cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdif
     cdef fc_planes b = describe(call, t, mine)
     memset(<void *>b.bias, 0, FC_BYTES)
     if products:
+        memset(mine + t.sums_offset, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))  # an item leaves them so
         for item in range(first, last):
             dot_item(call, t, &b, item, mine)
     else:  # items count blocks fastest, then steps of channels, then images

@@ -2,7 +2,7 @@
  * Depthwise grad_weight: products of two planes, tap by tap, summed in vectors of pixels. A part of depthwise.h, which
  * includes it once for each type; hence no guard.
  *
- * sums[t] += what the block adds to tap t, in vectors; totals[lane] likewise the gradients alone, in double: equal
+ * sums[t] += what the block adds to tap t = r * k + s, in vectors; totals[lane] likewise the gradients alone, in double: equal
  * gradients drift in float after some tens of additions; NULL where they are not wanted. b->to is grad_output.
  * A masked vector counts in some lanes alone: the others may hold a NaN, which must stay where it is.
  */
@@ -81,7 +81,7 @@ FC_INLINE void FC_(fc_dot_some)(const int many, const int k, const int stride, c
 #pragma GCC unroll 7
     for (int s = 0; s < k; s++)
 #pragma GCC unroll 5
-        for (int r = 0; r < many; r++) into[s * k + r0 + r] += sums[s * many + r];
+        for (int r = 0; r < many; r++) into[(r0 + r) * k + s] += sums[s * many + r];
 }
 
 /* Taps of any kernel, one at a time. */
@@ -167,6 +167,14 @@ static inline void FC_(fc_collect)(void *from, ptrdiff_t n, ptrdiff_t slot, doub
     }
 }
 
+/* to[t] = totals[t * step] for n taps: one at a time, as gcc makes gathers and scatters of so few. */
+static inline void FC_(fc_write_totals)(const double *totals, ptrdiff_t step, ptrdiff_t n, FC_REAL *to) {
+    for (ptrdiff_t t = 0; t < n; t++) {
+        to[t] = (FC_REAL)totals[t * step];
+        __asm__ volatile("" ::: "memory");
+    }
+}
+
 /* -- Products: rows in registers, those of grad_output too ----------------------------------------- */
 
 FC_INLINE void FC_(fc_small_dot_rows)(const int planes, const int rows, const int many, const int k, const int stride,
@@ -223,7 +231,7 @@ FC_INLINE void FC_(fc_small_dot_some)(const int planes, const int many, const in
 #pragma GCC unroll 7
     for (int s = 0; s < k; s++)
 #pragma GCC unroll 5
-        for (int r = 0; r < many; r++) into[s * k + r0 + r] += sums[s * many + r];
+        for (int r = 0; r < many; r++) into[(r0 + r) * k + s] += sums[s * many + r];
 }
 
 #define fc_small_dot_one_f32(...) fc_small_dot_some_f32(1, __VA_ARGS__)

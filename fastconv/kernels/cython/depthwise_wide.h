@@ -110,7 +110,7 @@ FC_INLINE void FC_(fc_wide_dot_rows)(const int rows, const int stride, const int
             v[s] = FC_(fc_keep)(edge & FC_RIGHT, mask, v[s]);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++)
-                if (y - r * stride >= 0 && y - r * stride < 3) sums[s * 3 + y - r * stride] += g[r] * v[s];
+                if (y - r * stride >= 0 && y - r * stride < 3) sums[(y - r * stride) * 3 + s] += g[r] * v[s];
         }
     }
 }
