@@ -42,7 +42,7 @@ SMALL = {
         "SUM_BYTES": 4000, "ITEMS": 1,
     },
     contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 20, "RUN_MACS": 200_000},
-    depthwise: {"BUFFER_BYTES": 900, "CHUNK_VECTORS": 5},
+    depthwise: {"BUFFER_BYTES": 900, "CHUNK_VECTORS": 5, "MOST_GROUP": 2},
     dots: {"BLOCK_PIXELS": 12, "RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},

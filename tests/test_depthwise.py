@@ -48,6 +48,12 @@ OTHERS = [
     _problem(4, (16, 36), 3, pads=((1, 0), (1, 0))),
     _problem(3, (12, 33), 3, pads=((1, 1), (2, 2)), stride=2),  # padding of two parities
     _problem(3, (12, 20), 3, pads=((4, 3), (6, 5))),  # padding beyond the kernel
+    _problem(3, (14, 12), 5, 2, pads=((3, 2), (3, 2))),  # stride 2: each parity of the padding, and one far from k / 2
+    _problem(3, (14, 13), 7, 2, pads=((2, 3), (2, 3))),
+    _problem(3, (13, 14), 3, 2, pads=((3, 3), (3, 3))),
+    _problem(3, (27, 26), 3, 2, pads=((0, 1), (0, 1))),
+    _problem(19, (7, 20), 3, batch=3),  # more channels than are summed side by side
+    _problem(37, (6, 6), 3, batch=3),
     _problem(3, (11, 13), 9),
     _problem(3, (13, 29), 3, dilation=2, pads=((2, 2), (2, 2))),
     _problem(3, (13, 19), 3, 2, dilation=3, pads=((3, 3), (3, 3))),
@@ -85,6 +91,8 @@ PATHS = [
     _problem(3, (9, 36), 3),
     _problem(3, (9, 40), 3, 2),
     _problem(3, (9, 21), 5, 2),
+    _problem(4, (7, 7), 3, 2),
+    _problem(3, (26, 27), 3, 2),
     _problem(3, (8, 18), 3, pads=((0, 0), (0, 0))),
     _problem(2, (9, 12), 3, multiplier=2),
 ]

@@ -35,6 +35,8 @@ MOST_OUTPUTS, ITEM_MACS = 8, 100_000_000
 TILED = (3, 5, 7)
 #: Rows of the largest tile. Vectors of products that are summed in vectors before they go to float64.
 TALL, CHUNK_VECTORS = 8, 256
+#: Bytes of sums that grad_weight keeps side by side, and of how many steps of channels at most.
+GROUP_BYTES, MOST_GROUP = 16 << 10, 16
 #: Tensors of so many bytes are touched before grad_weight reads them by columns: 3.3 ms to 1.8 for 26 MB from memory.
 TOUCHED_BYTES = 16 << 20
 #: The pool runs no more threads than this at once, each with scratch of its own.
@@ -206,9 +208,11 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
     offsets = {"buffer_offset": lead, "weights_offset": fan_in * buffer_size}
     offsets["grads_offset"] = offsets["weights_offset"] + (tap_count + 1) * lanes + lanes
     offsets["sums_offset"] = offsets["grads_offset"] + (block * lanes if counts[1] < lanes else 0)
-    offsets["totals_offset"] = offsets["sums_offset"] + fan_out * window * lanes
     totals_step = _up(window, lanes) * planes  # whole vectors
-    slot_bytes = offsets["totals_offset"] * item_bytes + 8 * fan_out * (lanes + totals_step)
+    sums_bytes = fan_out * (window * vector_bytes + 8 * (lanes + totals_step))
+    group = max(min(GROUP_BYTES // sums_bytes, MOST_GROUP), 1)
+    offsets["totals_offset"] = offsets["sums_offset"] + group * fan_out * window * lanes
+    slot_bytes = offsets["totals_offset"] * item_bytes + group * 8 * fan_out * (lanes + totals_step)
     row_block = 2 * block if scatter else block
     items = -(-problem.in_channels // planes)
     blocks = -(-dest[0] // row_block)
@@ -220,7 +224,8 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
         x_offset=shifts[-1] - lows[1] % 2 if scatter else shifts[0] if tiled else 0,
         kernel=tiled, stride=steps[0] if tiled else 0,
         odd=lows[0] % 2 if scatter else shifts[1] - shifts[0] if tiled else 0,
-        taps=tap_count, row_step=steps[0] * pitch, chunk_vectors=CHUNK_VECTORS, scatter=scatter, small=small, wide=wide,
+        taps=tap_count, row_step=steps[0] * pitch, group=group, chunk_vectors=CHUNK_VECTORS,
+        scatter=scatter, small=small, wide=wide,
         bare=tiled == 3 and (small or wide), turned=turned and not scatter,
         touches=problem.bytes >= TOUCHED_BYTES and counts[1] >= lanes,
         from_columns=sum(count for _, count in rows.phases), window=window,

@@ -79,6 +79,7 @@ cdef struct Depthwise:
     ptrdiff_t first_row, buffer_rows, lead  # first: of block 0; zeros before the buffer
     ptrdiff_t phase_count, segment, stride_w, x_offset
     ptrdiff_t kernel, stride, odd, taps, row_step, scatter
+    ptrdiff_t group  # steps of channels whose products are summed side by side
     ptrdiff_t chunk_vectors  # of products, summed in vectors before they go to float64
     ptrdiff_t touches  # grad_weight: planes come from memory, and are long
     ptrdiff_t small, wide, from_columns  # rows that fit a vector, or are read where they lie, need no buffer
@@ -233,20 +234,21 @@ cdef inline void touch_rows(const Depthwise *t, const real *plane, ptrdiff_t fir
 
 
 cdef void add_block(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t image, ptrdiff_t channel,
-                    ptrdiff_t block, real *mine) noexcept nogil:
-    """Add the products of one block, of b.images images, to the sums of all outputs of some channels."""
+                    ptrdiff_t block, real *mine, real *sums, double *totals) noexcept nogil:
+    """Add the products of one block, of b.images images, to the sums of all outputs of some channels, and its gradients
+    to the totals of grad_bias, lane by lane."""
     cdef ptrdiff_t source_plane = t.source_rows * t.source_columns, plane = t.rows * t.columns, m
     cdef ptrdiff_t[2] whole_rows = [0, t.columns]
     cdef const real *source = <const real *>call.source + (image * t.channels + channel) * source_plane
     cdef const real *grad = (<const real *>call.dest + (image * t.channels + channel) * t.fan_out * plane
                              + block * t.row_block * t.columns)
     cdef real *grads = mine + t.grads_offset  # with a vector before it
-    cdef real *sums = mine + t.sums_offset
-    cdef double *totals = <double *>(mine + t.totals_offset) if call.grad_bias else NULL  # of it, lane by lane
     cdef bint copied = t.columns < lanes(mine) and not t.small  # rows below a vector, side by side like the source
     b.rows = at_most(t.row_block, t.rows - block * t.row_block)
     b.from_ = source
     b.first = t.first_row + block * t.block_step
+    if not call.grad_bias:
+        totals = NULL
     if t.wide and t.touches:
         touch_rows(t, source, b.first)
     if not t.small and not t.wide:
@@ -294,29 +296,11 @@ cdef void collect(const Depthwise *t, real *sums, double *totals) noexcept nogil
             fc_collect_f64(sums + m * t.taps * lanes(sums), t.taps, t.slot, totals + m * t.totals_step)
 
 
-cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t item, real *mine) noexcept nogil:
-    """grad_weight and grad_bias of some channels."""
-    cdef ptrdiff_t channel = item * t.planes, planes = at_most(t.planes, t.channels - channel)
-    cdef ptrdiff_t block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), vectors = 0
-    cdef ptrdiff_t at_once = at_least(t.chunk_vectors // block_vectors, 1) if t.small and t.blocks == 1 else 1
-    cdef ptrdiff_t image = 0, block, m, g, k, lane
-    cdef real *sums = mine + t.sums_offset
-    cdef double *bias_totals = <double *>(mine + t.totals_offset)
-    cdef double *totals = bias_totals + t.fan_out * lanes(mine)
+cdef void write_results(const Call *call, const Depthwise *t, ptrdiff_t channel, ptrdiff_t planes,
+                        const double *bias_totals, const double *totals, real *unit) noexcept nogil:
+    """grad_weight and grad_bias of a step of channels."""
+    cdef ptrdiff_t m, g, k, lane
     cdef double total
-    memset(bias_totals, 0, <size_t>(t.fan_out * (lanes(mine) + t.totals_step)) * sizeof(double))
-    b.planes = planes
-    while image < t.images:
-        b.images = at_most(at_once, t.images - image)
-        for block in range(t.blocks):
-            add_block(call, t, b, image, channel, block, mine)
-            vectors += b.images * block_vectors
-            if vectors >= t.chunk_vectors:
-                collect(t, sums, totals)
-                vectors = 0
-        image += b.images
-    if vectors > 0:
-        collect(t, sums, totals)
     for g in range(planes):
         for m in range(t.fan_out):
             k = (channel + g) * t.fan_out + m
@@ -329,8 +313,40 @@ cdef void dot_item(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t
             if call.grad_bias:
                 total = 0
                 for lane in range(g * t.slot, (g + 1) * t.slot):
-                    total += bias_totals[m * lanes(mine) + lane]
+                    total += bias_totals[m * lanes(unit) + lane]
                 (<real *>call.grad_bias)[k] = <real>total
+
+
+cdef void dot_items(const Call *call, const Depthwise *t, fc_planes *b, ptrdiff_t first, ptrdiff_t last,
+                    real *mine) noexcept nogil:
+    """grad_weight and grad_bias of some neighbouring steps of channels, whose sums of vectors are 0.
+
+    Images go round them all, so that neighbours in memory are read one after the other.
+    """
+    cdef ptrdiff_t block_vectors = t.row_block * ceil_div(t.columns, lanes(mine)), before = 0, vectors = 0
+    cdef ptrdiff_t at_once = at_least(t.chunk_vectors // block_vectors, 1) if t.small and t.blocks == 1 else 1
+    cdef ptrdiff_t sums_step = t.fan_out * t.taps * lanes(mine), bias_step = t.fan_out * lanes(mine)
+    cdef ptrdiff_t step = bias_step + t.fan_out * t.totals_step, image = 0, block, item
+    cdef real *sums = mine + t.sums_offset
+    cdef double *totals = <double *>(mine + t.totals_offset)  # of each item: those of grad_bias, lane by lane, first
+    memset(totals, 0, <size_t>((last - first) * step) * sizeof(double))
+    while image < t.images:
+        b.images = at_most(at_once, t.images - image)
+        for item in range(first, last):
+            b.planes = at_most(t.planes, t.channels - item * t.planes)
+            vectors = before
+            for block in range(t.blocks):
+                add_block(call, t, b, image, item * t.planes, block, mine, sums + (item - first) * sums_step,
+                          totals + (item - first) * step)
+                vectors += b.images * block_vectors
+                if vectors >= t.chunk_vectors or (block + 1 == t.blocks and image + b.images == t.images):
+                    collect(t, sums + (item - first) * sums_step, totals + (item - first) * step + bias_step)
+                    vectors = 0
+        before = vectors
+        image += b.images
+    for item in range(first, last):
+        write_results(call, t, item * t.planes, at_most(t.planes, t.channels - item * t.planes),
+                      totals + (item - first) * step, totals + (item - first) * step + bias_step, mine)
 
 
 cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -342,9 +358,10 @@ cdef void run_items(real *unit, Run *run, bint products, ptrdiff_t first, ptrdif
     cdef fc_planes b = describe(call, t, mine)
     memset(<void *>b.bias, 0, FC_BYTES)
     if products:
-        memset(mine + t.sums_offset, 0, <size_t>(t.fan_out * t.taps * FC_BYTES))  # an item leaves them so
-        for item in range(first, last):
-            dot_item(call, t, &b, item, mine)
+        memset(mine + t.sums_offset, 0, <size_t>(t.group * t.fan_out * t.taps * FC_BYTES))  # items leave them so
+        while first < last:
+            dot_items(call, t, &b, first, at_most(first + t.group, last), mine)
+            first += t.group
     else:  # items count blocks fastest, then steps of channels, then images
         block = first % t.blocks
         step = first // t.blocks % steps
