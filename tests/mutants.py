@@ -32,6 +32,7 @@ LAWS = "tests/test_laws.py"
 VALUES = "tests/test_edge_values.py"
 BLOCKS = "tests/test_blocks.py"
 DEPTHWISE = "tests/test_depthwise.py"
+DEPTHWISE_CHANNELS = "tests/test_depthwise_channels.py"
 PROPERTIES = "tests/test_properties.py"
 PARAMETERS = "tests/test_edge_parameters.py"
 SHAPES = "tests/test_edge_shapes.py"
@@ -479,6 +480,24 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False and not_finite(",
         DEPTHWISE,
         "finite",
+    ),
+    Mutant(
+        "cython_tiled forward: pixels of a channels-last row share their taps where some are outside",
+        ("conv/cython_tiled forward", "border"),
+        "fastconv/kernels/cython/depthwise_channels.pyx",
+        "if not t.turned and not (0 <= top",
+        "if False and not (0 <= top",
+        DEPTHWISE_CHANNELS,
+        "oracle",
+    ),
+    Mutant(
+        "cython_tiled backward_weight: channels-last sums are not cleared when they are added up",
+        ("conv/cython_tiled backward_weight",),
+        "fastconv/kernels/cython/depthwise_channels.pyx",
+        "sums[tap * t.block + c] = 0",
+        "pass",
+        DEPTHWISE_CHANNELS,
+        "oracle",
     ),
     Mutant(
         "cython_tiled backward_input: rows of small planes of stride 2 are rotated one column too far",

@@ -16,7 +16,7 @@ import pytest
 
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
-from fastconv.conv import compiled, contraction, correlation, depthwise, dots, im2col_gemm, tiles
+from fastconv.conv import compiled, contraction, correlation, depthwise, depthwise_channels, dots, im2col_gemm, tiles
 from fastconv.conv import cython_tiled as conv
 from fastconv.conv import numba_direct as numba_conv
 from fastconv.planner import REGISTRY
@@ -43,6 +43,7 @@ SMALL = {
     },
     contraction: {"BLOCK_PIXELS": 12, "ITEM_ROWS": 1, "SUM_BYTES": 48 << 10, "ITEMS": 20, "RUN_MACS": 200_000},
     depthwise: {"BUFFER_BYTES": 900, "CHUNK_VECTORS": 5, "MOST_GROUP": 2},
+    depthwise_channels: {"CHUNK_PIXELS": 3, "DOT_ITEMS": 7, "GATHER_VECTORS": 2, "DOT_VECTORS": 1},
     dots: {"BLOCK_PIXELS": 12, "RUN_MACS": 2000},
     tiles: {"LEAD": 44, "POSITIONS": 16, "PLANES_BYTES": 4096, "ITEM_FLOPS": 2e4},
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
@@ -59,6 +60,7 @@ SMALLEST = {
     },
     contraction: {"BLOCK_PIXELS": 3, "ITEM_ROWS": 1, "SUM_BYTES": 1, "RUN_MACS": 1},
     depthwise: {"BUFFER_BYTES": 1, "CHUNK_VECTORS": 1, "TALL": 1},
+    depthwise_channels: {"CHUNK_PIXELS": 1, "DOT_ITEMS": 1000, "GATHER_VECTORS": 1, "DOT_VECTORS": 1},
     dots: {"BLOCK_PIXELS": 3, "RUN_MACS": 1, "SHARE_BYTES": 0},
     tiles: {"LEAD": 36, "POSITIONS": 5, "PLANES_BYTES": 1, "LEAST_CHANNELS": 1, "ITEM_FLOPS": 1},
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
@@ -69,7 +71,7 @@ SMALLEST = {
 }  # fmt: skip
 CACHED = (
     correlation.correlation, contraction.contraction, compiled.gathering, conv._prepared, conv._contracting, dots.takes,
-    dots.schedule_of, depthwise.schedule, tiles.correlation_layout,
+    dots.schedule_of, depthwise.schedule, depthwise_channels.schedule, tiles.correlation_layout,
     tiles.gradient_split, pool._schedule,
 )  # fmt: skip
 
@@ -87,6 +89,7 @@ CHOSEN |= {
     "images": parse_problem("n5c20h2w2_k20r2s2_pad1:0,1:0"),
     "images_expanded": parse_problem("n5c3h2w2_k20r3s3_pad1:1,1:1"),
 }
+CHOSEN["depthwise_nhwc-f64"] = replace(CONV_PROBLEMS["depthwise_17-f64"], channels_last=True)
 CHOSEN["tiles_pointwise_nhwc-f32"] = replace(CONV_PROBLEMS["tiles_pointwise-f32"], channels_last=True)
 MAXIMA = {name: MAX_PROBLEMS[name] for name in (*POOL_NAMES, "dilation-f32", "large_nhwc-f64")}
 AVERAGES = {name: AVG_PROBLEMS[name] for name in (*POOL_NAMES, "ceil_padded_nopad-f32", "large_nhwc-f64")}

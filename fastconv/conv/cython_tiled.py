@@ -10,8 +10,8 @@ kernel, as a matrix product over (channel, tap)::
 Vectors run over 2 registers of output (grad_input: input; grad_weight: output) channels, tiles over up to 14 pixels
 (grad_weight: input channels), the sum by a table of distances into a copy of the few input rows that a block needs.
 See kernels/cython/direct.pyx and gradient.pyx; the cutting into blocks is in correlation.py and contraction.py.
-Depthwise convolution (depthwise.py) and grad_weight of few channels or one tap (dots.py) have kernels of their own; a
-kernel of the input's size is a linear layer (linear.py).
+Depthwise convolution (depthwise.py, channels last: depthwise_channels.py) and grad_weight of few channels or one tap
+(dots.py) have kernels of their own; a kernel of the input's size is a linear layer (linear.py).
 
 Work: N K P Q C/g R S multiply-accumulates in each direction, K (C) rounded up to a vector. Memory: packed weights,
 and a buffer and sums of at most a megabyte for each thread. Numerics: sums in the problem's dtype, in chunks of
@@ -29,7 +29,7 @@ import numpy as np
 
 from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
-from fastconv.conv import compiled, depthwise, dots
+from fastconv.conv import compiled, depthwise, depthwise_channels, dots
 from fastconv.conv.contraction import Contraction, contraction
 from fastconv.conv.correlation import Correlation, correlation
 from fastconv.conv.linear import as_linear
@@ -42,11 +42,15 @@ from fastconv.workspace import Scratch, aligned_bytes
 @cache
 def unavailable() -> str | None:
     try:
-        for name in ("direct", "pack", "gradient", "dots", "depthwise"):
+        for name in ("direct", "pack", "gradient", "dots", "depthwise", "depthwise_channels"):
             compiled.kernels(name)
     except ImportError as error:
         return str(error)
     return pool.unavailable()
+
+
+def _depthwise(problem: ConvProblem) -> Any:
+    return depthwise_channels if problem.channels_last else depthwise
 
 
 def refusal(problem: ConvProblem, direction: Direction) -> str | None:
@@ -62,7 +66,7 @@ WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 0.5e-9, 150e-9, 6e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
-    planes = depthwise.cost(problem, direction, threads, machine)
+    planes = _depthwise(problem).cost(problem, direction, threads, machine)
     if planes is not None:
         return planes
     problem = as_linear(problem)
@@ -81,8 +85,8 @@ def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Mach
 def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
-    if depthwise.takes(problem, direction):
-        return depthwise.workspace_bytes(problem, direction, threads)
+    if _depthwise(problem).takes(problem, direction):
+        return _depthwise(problem).workspace_bytes(problem, direction, threads)
     problem, threads = as_linear(problem), min(threads, compiled.MOST_THREADS)
     if direction is Direction.BACKWARD_WEIGHT and dots.takes(problem, compiled.vector_bytes()):
         return dots.workspace_bytes(problem, threads)
@@ -105,7 +109,7 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
 @lru_cache(maxsize=256)
 def _prepared(problem: ConvProblem, direction: Direction, module: Any) -> tuple[Correlation, bytes, int] | None:
     """Schedule, task and kernel of the tiles; None where the depthwise kernels are better."""
-    if depthwise.takes(problem, direction):
+    if _depthwise(problem).takes(problem, direction):
         return None
     schedule, task = compiled.gathering(as_linear(problem), direction, module.VECTOR_BYTES)
     return schedule, task, module.CORRELATE[problem.dtype]
@@ -125,7 +129,8 @@ def _correlate(
     module = compiled.kernels("direct")
     prepared = _prepared(problem, direction, module)
     if prepared is None:
-        depthwise.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
+        kernels = _depthwise(problem)
+        kernels.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
         return
     schedule, task, correlate = prepared
     relu = epilogue.activation == "relu"
@@ -175,8 +180,9 @@ def backward_weight(
     threads: int,
 ) -> None:
     """Sum up as many parts as the scratch holds over all pixels, write them, and so on."""
-    if depthwise.takes(problem, Direction.BACKWARD_WEIGHT):
-        depthwise.backward_weight(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
+    if _depthwise(problem).takes(problem, Direction.BACKWARD_WEIGHT):
+        kernels = _depthwise(problem)
+        kernels.backward_weight(problem, grad_output, input, grad_weight, grad_bias, scratch, threads)
         return
     problem = as_linear(problem)
     if dots.takes(problem, compiled.vector_bytes()):

@@ -110,7 +110,7 @@ def _up(extent: int, unit: int) -> int:
     return -(-extent // unit) * unit
 
 
-def _strides(problem: ConvProblem) -> tuple[int, ...]:
+def strides_of(problem: ConvProblem) -> tuple[int, ...]:
     """With a single output along an axis its stride says nothing; it may be 2^62."""
     return tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
 
@@ -123,14 +123,14 @@ def _fits(problem: ConvProblem, direction: Direction) -> bool:
         return False
     if direction is Direction.BACKWARD_WEIGHT:
         return problem.macs <= problem.out_channels * ITEM_MACS
-    return direction is Direction.FORWARD or _strides(problem) == (1, 1) or _scatters(problem)
+    return direction is Direction.FORWARD or strides_of(problem) == (1, 1) or _scatters(problem)
 
 
 def _scatters(problem: ConvProblem) -> bool:
     """Whether grad_input can be written in four phases: of a stride of 2."""
     kernel = problem.kernel[0]
     return (
-        _strides(problem) == (2, 2) and problem.dilation == (1, 1) and problem.kernel == (kernel, kernel)
+        strides_of(problem) == (2, 2) and problem.dilation == (1, 1) and problem.kernel == (kernel, kernel)
         and kernel in TILED and problem.group_out_channels == 1 and problem.pads[0][0] % 2 == problem.pads[1][0] % 2
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def schedule(problem: ConvProblem, direction: Direction, vector_bytes: int) -> S
     """The schedule of a depthwise problem; None where the tiles do better, or alone can."""
     if not _fits(problem, direction):
         return None
-    outputs, strides = problem.group_out_channels, _strides(problem)
+    outputs, strides = problem.group_out_channels, strides_of(problem)
     item_bytes = ITEM_BYTES[problem.dtype]
     lanes = vector_bytes // item_bytes
     turned = direction is Direction.BACKWARD_INPUT
