@@ -30,6 +30,7 @@ GRADIENT = Kernel("gradient", "register tiles", "weight gradient, sums over pixe
 DOTS = Kernel("dots", "dots tiles", "weight gradient of few channels or one tap, products of rows of pixels", "peak")
 GATHER = Kernel("depthwise", "gather and scatter", "depthwise forward and input gradient, plane by plane", "copy")
 DEPTHWISE_DOTS = Kernel("depthwise", "products", "depthwise weight gradient", "copy")
+CHANNELS = Kernel("depthwise_channels", "gather and products", "depthwise, channels last, all directions", "copy")
 MAXIMA = Kernel("pool", "maxima", "largest of each window, with and without its index", "copy")
 MEANS = Kernel("pool", "averages", "mean of each window", "copy")
 MAXIMA_BACK = Kernel("pool_backward", "maxima", "gradients go to where the maximum was", "copy")
@@ -42,6 +43,7 @@ KERNELS = (
     DOTS,
     GATHER,
     DEPTHWISE_DOTS,
+    CHANNELS,
     MAXIMA,
     MEANS,
     MAXIMA_BACK,
@@ -64,6 +66,8 @@ def kernel_of(problem: Problem, direction: str) -> Kernel:
             return MAXIMA_BACK if problem.kind == "max" else MEANS_BACK
         return MAXIMA if problem.kind == "max" else MEANS
     sources, results = problem.group_in_channels, problem.group_out_channels
+    if problem.channels_last and problem.groups > 1 and sources == results == 1:
+        return CHANNELS
     planes = sources == 1 and not problem.channels_last
     if direction == "backward_weight":
         if planes:

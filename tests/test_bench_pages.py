@@ -335,11 +335,13 @@ CONVOLUTIONS = [task for task in run.tasks(presets.load("kernels")) if isinstanc
 def test_the_page_names_the_kernel_that_the_engine_takes(task):
     from bench import kernels
     from fastconv.algorithm import Direction
-    from fastconv.conv import compiled, correlation, depthwise, dots
+    from fastconv.conv import compiled, correlation, depthwise, depthwise_channels, dots
 
     problem, direction = task.problem, Direction(task.direction)
     if depthwise.takes(problem, direction):
         taken = kernels.DEPTHWISE_DOTS if direction is Direction.BACKWARD_WEIGHT else kernels.GATHER
+    elif depthwise_channels.takes(problem, direction):
+        taken = kernels.CHANNELS
     elif direction is Direction.BACKWARD_WEIGHT:
         taken = kernels.DOTS if dots.takes(problem, compiled.vector_bytes()) else kernels.GRADIENT
     else:
