@@ -28,7 +28,7 @@ from fastconv.problem import ITEM_BYTES, ConvProblem
 from fastconv.workspace import Scratch, aligned_bytes
 
 #: Vectors of channels of an item: a row of 56 pixels and its neighbours stay in L2, its weights in L1.
-GATHER_VECTORS, DOT_VECTORS = 8, 4
+GATHER_VECTORS, DOT_VECTORS = 32, 4
 #: Items of grad_weight that are aimed at: few blocks of channels are cut into parts of their rows.
 DOT_ITEMS = 16
 #: Pixels whose products are summed in float before they go to float64.
