@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def unavailable() -> str | None:
     return pool.unavailable()
 
 
-def _depthwise(problem: ConvProblem) -> Any:
+def _depthwise(problem: ConvProblem) -> ModuleType:
+    """The depthwise kernels for its layout."""
     return depthwise_channels if problem.channels_last else depthwise
 
 
@@ -66,7 +68,7 @@ WEIGHT_SECONDS, PLANE_SECONDS, CALL_SECONDS = 0.5e-9, 150e-9, 6e-6
 
 
 def cost(problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
-    planes = _depthwise(problem).cost(problem, direction, threads, machine)
+    planes: float | None = _depthwise(problem).cost(problem, direction, threads, machine)
     if planes is not None:
         return planes
     problem = as_linear(problem)
@@ -86,7 +88,8 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
     if unavailable():
         return 0, 0
     if _depthwise(problem).takes(problem, direction):
-        return _depthwise(problem).workspace_bytes(problem, direction, threads)
+        least_and_best: tuple[int, int] = _depthwise(problem).workspace_bytes(problem, direction, threads)
+        return least_and_best
     problem, threads = as_linear(problem), min(threads, compiled.MOST_THREADS)
     if direction is Direction.BACKWARD_WEIGHT and dots.takes(problem, compiled.vector_bytes()):
         return dots.workspace_bytes(problem, threads)
