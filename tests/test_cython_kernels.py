@@ -218,6 +218,23 @@ def test_indices_of_any_window(level, dtype, channels_last):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("planes", [3, 4, 5, 11])
+def test_indices_of_planes_done_abreast(level, dtype, planes):
+    """Windows that overlap so much that four planes are done at once, and a strange index in every plane's place."""
+    problem = PoolProblem("max", dtype, 1, planes, (9, 10), (7, 6), (1, 1), ((3, 3), (3, 2)))
+    check_pool(problem)
+    dy = integers("upstream", problem.output_shape, dtype, 8)
+    indices = np.random.default_rng(1).integers(0, 90, problem.output_shape)
+    found = run(pool, Direction.BACKWARD_INPUT, problem, dy, None, indices, shape=problem.input_shape)
+    assert_same_numbers(found, oracle.max_backward(problem, dy, indices).astype(dtype))
+    for plane in range(planes):
+        indices[0, plane, 4, 5], kept = 90, indices[0, plane, 4, 5]
+        with pytest.raises(InvalidProblem, match="indices must be in"):
+            run(pool, Direction.BACKWARD_INPUT, problem, dy, None, indices, shape=problem.input_shape)
+        indices[0, plane, 4, 5] = kept
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("planes", [1, 2, 7, 8, 9, 16, 17, 40])
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 5), (4, 4), (7, 7), (64, 64), (65, 64)])
 def test_whole_planes(level, dtype, planes, size):

@@ -39,6 +39,8 @@ BLOCK_COLUMNS, BLOCK_BYTES, LABEL_BYTES, GRAD_BYTES, CLEAR_BYTES = 512, 4 << 10,
 #: Channels-last images: elements that an item reads; vectors of taps that it takes in grad_input, a seventh of a second
 #: where maxima are found again; and items worth having.
 ITEM_TAPS, ITEM_VECTORS, ITEMS = 1 << 20, 1 << 24, 8
+#: Over each element: planes of a maximum's gradient go four abreast.
+MANY_WINDOWS = 36
 #: Kernel extents and strides beyond these go window by window, as do windows that reach further along an axis.
 MOST_TAPS, MOST_STRIDE, MOST_REACH = 64, 8, 2048
 #: Elements of a plane that one window covers, in one sum of the problem's dtype.
@@ -171,6 +173,9 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     if maximum:
         grad_block = even(rows, CLEAR_BYTES // (in_columns * steps[0] * item_bytes))
 
+    clear_planes = max(1, CLEAR_BYTES // (in_rows * in_columns * item_bytes))
+    abreast = math.prod(problem.kernel) >= MANY_WINDOWS * math.prod(steps)
+
     found = label_block * column_block if maximum and way != BY_CHANNELS else 0
     sizes = {
         "pooled_offset": max(row_block, label_rows if maximum else 0) * padded_bytes,
@@ -203,7 +208,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
         "places": places.ctypes.data, "counts": counts.ctypes.data,
         "row_block": row_block, "label_block": label_block, "column_block": column_block,
         "pitch": pitch, "pooled_pitch": pooled_pitch,
-        "clear_planes": max(1, CLEAR_BYTES // (in_rows * in_columns * item_bytes)),
+        "clear_planes": _whole(clear_planes, 4) if abreast else clear_planes, "abreast": abreast,
         "grad_block": grad_block, "collects": collects, "cover_rows": cover_rows, "cover_pitch": cover_pitch,
         "cover_left": cover_left, **offsets,
     }  # fmt: skip

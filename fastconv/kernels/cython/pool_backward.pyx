@@ -9,7 +9,7 @@ from fastconv.kernels.cython.pool_channels cimport spread_channels
 from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pad, pool_block
 from fastconv.kernels.cython.pool_windows cimport (
     BY_CHANNELS, BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun, counted_rows, divisor, inside)
-from fastconv.kernels.cython.pooling cimport collect, down, fill_planes, scatter, shares
+from fastconv.kernels.cython.pooling cimport collect, down, fill_planes, scatter, scatter_abreast, shares
 from fastconv.kernels.cython.simd cimport (
     at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_take_slot, lanes, real)
 
@@ -70,15 +70,25 @@ cdef bint scatter_given(const Pooling *t, const real *grad, const int64_t *indic
 cdef bint scatter_whole(const Pooling *t, const Call *call, const real *unit, ptrdiff_t first,
                         ptrdiff_t last) noexcept nogil:
     """Planes that lie one behind the other, cleared as a whole, small ones together; False where an index is outside."""
-    cdef ptrdiff_t size = t.input_rows * t.input_columns, outputs = t.rows * t.columns, clear = first, count, item
+    cdef ptrdiff_t size = t.input_rows * t.input_columns, outputs = t.rows * t.columns, item = first, count, end
     cdef bint inside = True
-    for item in range(first, last):
-        if item == clear:
-            count = at_most(t.clear_planes, last - item)
-            memset(<real *>call.input + item * size, 0, <size_t>(count * size) * sizeof(real))
-            clear += count
-        inside &= scatter(<const real *>call.output + item * outputs, <const int64_t *>call.indices + item * outputs,
-                          outputs, <size_t>size, <real *>call.input + item * size)
+    cdef const real *grad
+    cdef const int64_t *indices
+    cdef real *plane
+    while item < last:
+        count = at_most(t.clear_planes, last - item)
+        memset(<real *>call.input + item * size, 0, <size_t>(count * size) * sizeof(real))
+        end = item + count
+        while item < end:
+            grad = <const real *>call.output + item * outputs
+            indices = <const int64_t *>call.indices + item * outputs
+            plane = <real *>call.input + item * size
+            if t.abreast and item + 4 <= end:
+                inside &= scatter_abreast(grad, indices, outputs, <size_t>size, plane)
+                item += 4
+            else:
+                inside &= scatter(grad, indices, outputs, <size_t>size, plane)
+                item += 1
     return inside
 
 

@@ -36,7 +36,7 @@ cdef struct Pooling:
     ptrdiff_t row_block, label_block, column_block, pitch, pooled_pitch
     # Backward: rows of grad_input in a block (of a maximum: of grad_output), whether they collect, and from how many
     # rows of shares at most; elements of one of these with its padding, and of the padding before it.
-    ptrdiff_t clear_planes  # of a maximum's gradient, that are cleared at once
+    ptrdiff_t clear_planes, abreast  # of a maximum's gradient: planes cleared at once; whether four are done abreast
     ptrdiff_t grad_block, collects, cover_rows, cover_pitch, cover_left
     # scratch_bytes for each slot; bytes from its beginning to the pooled rows, their labels, and what backward keeps.
     ptrdiff_t scratch_bytes, pooled_offset, labels_offset, found_offset, maxima_offset, cover_offset

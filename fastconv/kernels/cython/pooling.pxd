@@ -33,7 +33,11 @@ cdef extern from "pooling.h" nogil:
     void fc_planes_f64(int maximum, const double *source, ptrdiff_t n, ptrdiff_t planes, double *to, double divisor)
 
     int fc_scatter_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t end, float *plane)
+    int fc_scatter_abreast_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t size,
+                               float *planes)
     int fc_scatter_f64(const double *source, const int64_t *indices, ptrdiff_t n, size_t end, double *plane)
+    int fc_scatter_abreast_f64(const double *source, const int64_t *indices, ptrdiff_t n, size_t size,
+                               double *planes)
     void fc_shares_f32(const float *source, const float *counts, float taller, ptrdiff_t n, float *to,
                        ptrdiff_t rows, ptrdiff_t to_step)
     void fc_shares_f64(const double *source, const double *counts, double taller, ptrdiff_t n, double *to,
@@ -101,6 +105,14 @@ cdef inline int scatter(const real *source, const int64_t *indices, ptrdiff_t n,
         return fc_scatter_f32(source, indices, n, end, plane)
     else:
         return fc_scatter_f64(source, indices, n, end, plane)
+
+
+cdef inline int scatter_abreast(const real *source, const int64_t *indices, ptrdiff_t n, size_t size,
+                                real *planes) noexcept nogil:
+    if real is float:
+        return fc_scatter_abreast_f32(source, indices, n, size, planes)
+    else:
+        return fc_scatter_abreast_f64(source, indices, n, size, planes)
 
 
 cdef inline void shares(const real *source, const real *counts, ptrdiff_t taller, ptrdiff_t n, real *to,
