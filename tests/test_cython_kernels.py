@@ -4,6 +4,8 @@ The conformance suite holds cython_tiled to the oracle at the best instruction s
 at which register tiles, vectors and blocks end, and the paths that only certain values or shapes take.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -190,6 +192,39 @@ def test_pooled_rows_of_every_length(level, kind, dtype, columns, step, kernel):
     pads = ((1, 1), (kernel // 2, 1))
     problem = PoolProblem(kind, dtype, 1, 2, (7, columns), (3, kernel), (2, step), pads, ceil_mode=True)
     check_pool(problem)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 49])
+@pytest.mark.parametrize("rows", [1, 2, 3, 70])
+def test_what_is_around_every_element(level, kind, dtype, columns, rows):
+    """3 x 3 windows at a stride of 1: around vectors, planes of one block and of some, and however averages divide."""
+    around = PoolProblem(kind, dtype, 1, 2, (rows, columns), (3, 3), (1, 1), ((1, 1), (1, 1)))
+    check_pool(around)
+    x = pool_input(around, "special")
+    if kind == "max":
+        found = run(pool, Direction.FORWARD, around, x, shape=around.output_shape, epilogue=(None,))
+        assert_same_numbers(found, oracle.max_forward(around, x).values.astype(dtype))
+        return
+    for problem in (replace(around, count_include_pad=False), replace(around, divisor_override=7)):
+        check_pool(problem)
+        found = run(pool, Direction.FORWARD, problem, x, shape=problem.output_shape, epilogue=(None,))
+        expected = oracle.avg_forward(problem, x)
+        finite = np.isfinite(expected)
+        assert_same_numbers(found[~finite], expected[~finite].astype(dtype))
+        if level != "v2":  # without fused operations a quotient may err by its last bit
+            assert_same_numbers(found[finite], expected[finite].astype(dtype))
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_windows_as_many_as_elements_but_apart_are_not_around_every_element(level, kind):
+    """Nor is a single row of windows over two rows, whose stride says nothing."""
+    for stride, size in (((3, 1), (2, 5)), ((1, 3), (5, 2)), ((3, 3), (2, 2)), ((2, 1), (2, 5)), ((1, 2), (5, 2))):
+        problem = PoolProblem(kind, "float32", 1, 2, size, (3, 3), stride, ((1, 1), (1, 1)), ceil_mode=True)
+        check_pool(problem)
+        if kind == "avg":
+            check_pool(replace(problem, count_include_pad=False))
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])

@@ -176,6 +176,11 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
     clear_planes = max(1, CLEAR_BYTES // (in_rows * in_columns * item_bytes))
     abreast = math.prod(problem.kernel) >= MANY_WINDOWS * math.prod(steps)
 
+    around = (way == BY_ROWS and problem.kernel == (3, 3) and steps == problem.dilation == (1, 1)
+              and problem.pads == ((1, 1), (1, 1)) and problem.out_size == problem.in_size and column_block == columns
+             )  # fmt: skip
+    alike = not maximum and (problem.count_include_pad or problem.divisor_override is not None)
+
     found = label_block * column_block if maximum and way != BY_CHANNELS else 0
     sizes = {
         "pooled_offset": max(row_block, label_rows if maximum else 0) * padded_bytes,
@@ -206,6 +211,7 @@ def _schedule(problem: PoolProblem, vector_bytes: int) -> Schedule:
         "count_padding": problem.count_include_pad, "overridden": problem.divisor_override is not None,
         "divisor": float(problem.divisor_override or in_rows * in_columns), **image_steps,
         "places": places.ctypes.data, "counts": counts.ctypes.data,
+        "around": around, "around_alike": around and alike,
         "row_block": row_block, "label_block": label_block, "column_block": column_block,
         "pitch": pitch, "pooled_pitch": pooled_pitch,
         "clear_planes": _whole(clear_planes, 4) if abreast else clear_planes, "abreast": abreast,

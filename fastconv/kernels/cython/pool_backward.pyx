@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fastconv.kernels.cython.pool_channels cimport spread_channels
-from fastconv.kernels.cython.pool_rows cimport block_at, blocks_of, clear_rows, pad, pool_block
+from fastconv.kernels.cython.pool_rows cimport around_rows, block_at, blocks_of, clear_rows, pad, pool_block
 from fastconv.kernels.cython.pool_windows cimport (
     BY_CHANNELS, BY_WINDOW, WHOLE, Block, Call, Pooling, PoolingRun, counted_rows, divisor, inside)
 from fastconv.kernels.cython.pooling cimport collect, down, fill_planes, scatter, scatter_abreast, shares
@@ -184,6 +184,10 @@ cdef void collect_block(const Pooling *t, const real *grad, ptrdiff_t block, ptr
 
 cdef void average_backward(const Pooling *t, const real *grad, char *scratch, real *plane) noexcept nogil:
     cdef ptrdiff_t block
+    if t.around_alike:
+        for block in range(ceil_div(t.rows, t.row_block)):
+            around_rows(t, grad, block * t.row_block, at_most((block + 1) * t.row_block, t.rows), plane)
+        return
     if not t.collects:
         average_by_window(t, grad, plane)
         return

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 
 from fastconv.kernels.cython.pool_windows cimport (
     BY_WINDOW, Block, Pooling, counted_rows, inside, pool_by_window, start_of_window)
-from fastconv.kernels.cython.pooling cimport across, across_labels, down, down_labels
+from fastconv.kernels.cython.pooling cimport across, across_labels, around, down, down_labels
 from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, real
 
 
@@ -85,6 +85,19 @@ cdef inline void pool_rows(const Pooling *t, const Block *b, const real *plane, 
         across(True, t.kernel_w, buffer, places, output, b.columns, counts, 1, b.rows, step, t.output_h)
 
 
+cdef inline void around_rows(const Pooling *t, const real *plane, ptrdiff_t first, ptrdiff_t last,
+                             real *output) noexcept nogil:
+    """Rows [first, last) of what is around every element; averages in the plane's first and last may divide by less."""
+    cdef ptrdiff_t end
+    while first < last:
+        end = last
+        if not t.maximum and not t.around_alike:
+            end = first + 1 if first == 0 else at_least(at_most(t.rows - 1, last), first + 1)
+        around(t.maximum, plane, t.input_rows, t.input_columns, first, end, <const real *>t.counts,
+               counted_rows(t, first), output)
+        first = end
+
+
 cdef inline void label_rows(const Pooling *t, const Block *b, const real *plane, char *scratch, real *output,
                             int64_t *indices) noexcept nogil:
     """Padded rows, then across, then down: of equal maxima the first in row-major order wins."""
@@ -139,5 +152,7 @@ cdef inline void pool_block(const Pooling *t, const Block *b, const real *plane,
         pool_by_window(t, b, plane, output, indices)
     elif indices != NULL:
         label_rows(t, b, plane, scratch, output, indices)
+    elif t.around:
+        around_rows(t, plane, b.row, b.row + b.rows, output)
     else:
         pool_rows(t, b, plane, scratch, output)

@@ -33,6 +33,7 @@ cdef struct Pooling:
     # Tables: places of the column taps in a padded row, and what an average divides by for the columns of windows.
     size_t places, counts
     # Forward: outputs of a block, without and with labels; elements of a phase and of a row of maxima.
+    ptrdiff_t around, around_alike  # 3 x 3 elements around every one; and all averages divide alike
     ptrdiff_t row_block, label_block, column_block, pitch, pooled_pitch
     # Backward: rows of grad_input in a block (of a maximum: of grad_output), whether they collect, and from how many
     # rows of shares at most; elements of one of these with its padding, and of the padding before it.

@@ -405,6 +405,7 @@ static inline void FC_(fc_planes)(int maximum, const FC_REAL *from, ptrdiff_t n,
     }
 }
 
+#include "pooling_around.h"
 #include "pooling_backward.h"
 #include "pooling_channels.h"
 

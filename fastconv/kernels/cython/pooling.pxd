@@ -1,4 +1,4 @@
-"""What the pooling kernels use of pooling.h and pooling_backward.h, for either element type."""
+"""What the pooling kernels use of pooling.h and its parts, for either element type."""
 
 from libc.stdint cimport int32_t, int64_t
 
@@ -31,6 +31,11 @@ cdef extern from "pooling.h" nogil:
                            ptrdiff_t rows, ptrdiff_t from_step, ptrdiff_t to_step, int64_t base_step)
     void fc_planes_f32(int maximum, const float *source, ptrdiff_t n, ptrdiff_t planes, float *to, double divisor)
     void fc_planes_f64(int maximum, const double *source, ptrdiff_t n, ptrdiff_t planes, double *to, double divisor)
+
+    void fc_around_f32(int maximum, const float *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
+                       ptrdiff_t last, const float *counts, float taller, float *to)
+    void fc_around_f64(int maximum, const double *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
+                       ptrdiff_t last, const double *counts, double taller, double *to)
 
     int fc_scatter_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t end, float *plane)
     int fc_scatter_abreast_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t size,
@@ -97,6 +102,14 @@ cdef inline void pool_planes(int maximum, const real *source, ptrdiff_t n, ptrdi
         fc_planes_f32(maximum, source, n, planes, to, divisor)
     else:
         fc_planes_f64(maximum, source, n, planes, to, divisor)
+
+
+cdef inline void around(int maximum, const real *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
+                        ptrdiff_t last, const real *counts, ptrdiff_t taller, real *to) noexcept nogil:
+    if real is float:
+        fc_around_f32(maximum, source, size, n, first, last, counts, <float>taller, to)
+    else:
+        fc_around_f64(maximum, source, size, n, first, last, counts, <double>taller, to)
 
 
 cdef inline int scatter(const real *source, const int64_t *indices, ptrdiff_t n, size_t end,
