@@ -252,6 +252,19 @@ def test_indices_of_any_window(level, dtype, channels_last):
             run(pool, Direction.BACKWARD_INPUT, problem, dy, None, wrong, shape=problem.input_shape)
 
 
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("size", [(2, 6), (4, 7), (5, 6), (10, 10), (28, 33)])
+@pytest.mark.parametrize("pads", [((0, 0), (0, 0)), ((0, 0), (1, 0)), ((1, 1), (0, 0))])
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 2)])
+def test_small_planes_that_may_be_one_tall_plane(level, kind, size, pads, stride):
+    """Windows that never reach beyond their plane's rows, and such that do or leave some out."""
+    problem = PoolProblem(kind, "float32", 3, 7, size, (2, 2), stride, pads, ceil_mode=True)
+    check_pool(problem)
+    if kind == "avg":
+        check_pool(replace(problem, count_include_pad=False))
+        check_pool(replace(problem, divisor_override=3))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("planes", [3, 4, 5, 11])
 def test_indices_of_planes_done_abreast(level, dtype, planes):

@@ -15,7 +15,7 @@ exact; sums of up to R S <= 4096 elements in the problem's dtype, row by row, la
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
@@ -120,6 +120,19 @@ def _channel_vectors(problem: PoolProblem, lanes: int) -> int:
 def _steps(problem: PoolProblem) -> tuple[int, ...]:
     """Strides; with a single output along an axis its stride says nothing, and may be 2^62."""
     return tuple(1 if size == 1 else stride for size, stride in zip(problem.out_size, problem.stride))
+
+
+@lru_cache(maxsize=256)
+def _stacked(problem: PoolProblem) -> PoolProblem:
+    """The same windows over one tall plane, where none reaches beyond its row of windows: blocks of several planes.
+
+    For what is no index in a plane. 4096 planes of 8 x 8: 132 instead of 200 us, gradients of averages as fast.
+    """
+    planes, (rows, columns), (kernel, _) = problem.batch * problem.channels, problem.in_size, problem.kernel
+    apart = rows == problem.out_size[0] * kernel and problem.stride[0] == kernel and problem.dilation[0] == 1
+    if not apart or any(problem.pads[0]) or _way(problem) != BY_ROWS or not 1 < planes <= 2**30 // (rows * columns):
+        return problem
+    return replace(problem, batch=1, channels=1, in_size=(planes * rows, columns))
 
 
 @dataclass(frozen=True)
@@ -253,7 +266,8 @@ def _column_counts(problem: PoolProblem, step: int, lanes: int) -> np.ndarray:
 def workspace_bytes(problem: PoolProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
-    each = _schedule(problem, _kernels("pool").VECTOR_BYTES).scratch_bytes
+    schedules = (_schedule(one, _kernels("pool").VECTOR_BYTES) for one in (problem, _stacked(problem)))
+    each = max(schedule.scratch_bytes for schedule in schedules)
     return each, each * min(threads, MOST_THREADS)
 
 
@@ -280,7 +294,7 @@ def forward(
     threads: int,
 ) -> None:
     kernels = _kernels("pool")
-    schedule = _schedule(problem, kernels.VECTOR_BYTES)
+    schedule = _schedule(_stacked(problem) if indices is None else problem, kernels.VECTOR_BYTES)
     items = schedule.forward_items if indices is None else schedule.label_items
     _run(kernels.FORWARD[problem.dtype], items, schedule, (input, output, indices, None, None), scratch, threads)
 
@@ -294,6 +308,8 @@ def backward_input(
     scratch: Scratch,
     threads: int,
 ) -> None:
+    if problem.kind == "avg":
+        problem = _stacked(problem)
     schedule = _schedule(problem, _kernels("pool").VECTOR_BYTES)
     outside = None if indices is None else np.zeros(1, np.int64)
     arrays = grad_input, grad_output, indices, input, outside
