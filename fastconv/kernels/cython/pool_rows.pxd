@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 
 from fastconv.kernels.cython.pool_windows cimport (
     BY_WINDOW, Block, Pooling, counted_rows, inside, pool_by_window, start_of_window)
-from fastconv.kernels.cython.pooling cimport across, across_labels, around, down, down_labels
+from fastconv.kernels.cython.pooling cimport across, across_labels, around, around_found, down, down_labels
 from fastconv.kernels.cython.simd cimport at_least, at_most, ceil_div, real
 
 
@@ -150,6 +150,9 @@ cdef inline void pool_block(const Pooling *t, const Block *b, const real *plane,
     """`output` and `indices` are element (0, 0) of the plane's."""
     if t.way == BY_WINDOW:
         pool_by_window(t, b, plane, output, indices)
+    elif indices != NULL and t.around:
+        if around_found(plane, t.input_rows, t.input_columns, b.row, b.row + b.rows, output, indices):
+            start_lowest(t, b.row, b.rows, 0, b.columns, output, indices)
     elif indices != NULL:
         label_rows(t, b, plane, scratch, output, indices)
     elif t.around:

@@ -36,6 +36,10 @@ cdef extern from "pooling.h" nogil:
                        ptrdiff_t last, const float *counts, float taller, float *to)
     void fc_around_f64(int maximum, const double *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
                        ptrdiff_t last, const double *counts, double taller, double *to)
+    int fc_around_found_f32(const float *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first, ptrdiff_t last, float *to,
+                            int64_t *indices)
+    int fc_around_found_f64(const double *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first, ptrdiff_t last,
+                            double *to, int64_t *indices)
 
     int fc_scatter_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t end, float *plane)
     int fc_scatter_abreast_f32(const float *source, const int64_t *indices, ptrdiff_t n, size_t size,
@@ -110,6 +114,14 @@ cdef inline void around(int maximum, const real *source, ptrdiff_t size, ptrdiff
         fc_around_f32(maximum, source, size, n, first, last, counts, <float>taller, to)
     else:
         fc_around_f64(maximum, source, size, n, first, last, counts, <double>taller, to)
+
+
+cdef inline int around_found(const real *source, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first, ptrdiff_t last, real *to,
+                             int64_t *indices) noexcept nogil:
+    if real is float:
+        return fc_around_found_f32(source, size, n, first, last, to, indices)
+    else:
+        return fc_around_found_f64(source, size, n, first, last, to, indices)
 
 
 cdef inline int scatter(const real *source, const int64_t *indices, ptrdiff_t n, size_t end,

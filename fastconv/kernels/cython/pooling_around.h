@@ -78,5 +78,93 @@ static inline void FC_(fc_around)(int maximum, const FC_REAL *from, ptrdiff_t si
     if (maximum) FC_(fc_around_of)(1, from, size, n, first, last, counts, taller, to);
     else FC_(fc_around_of)(0, from, size, n, first, last, counts, taller, to);
 }
+
+/* Maxima, and their indices less the lane. */
+typedef struct {
+    FC_(fc_vector) best;
+    FC_(fc_integers) index;
+} FC_(fc_found);
+
+/* y, which comes later, only where it is better. */
+FC_INLINE FC_(fc_found) FC_(fc_better_of)(const int careful, FC_(fc_found) x, FC_(fc_found) y) {
+    const FC_(fc_mask) better = FC_(fc_better)(careful, y.best, x.best);
+    return (FC_(fc_found)){FC_(fc_choose)(better, y.best, x.best),
+                           FC_(fc_choose_integers)(better, y.index, x.index)};
+}
+
+FC_INLINE FC_(fc_found) FC_(fc_three_found)(const int careful, const int some, const int leftmost, const int rightmost,
+                                            const FC_REAL *row, ptrdiff_t i, ptrdiff_t n, FC_INT index,
+                                            FC_(fc_mask) *nan) {
+    const FC_(fc_integers) before = {FC_PASTE(FC_LIST_, FC_LANES)(FC_BEFORE, 0)};
+    const FC_(fc_integers) behind = {FC_PASTE(FC_LIST_, FC_LANES)(FC_BEHIND, 0)};
+    const FC_(fc_vector) none = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
+    const FC_(fc_integers) zero = {0};
+    FC_(fc_vector) x = some ? FC_(fc_load_some)(row, n) : FC_(fc_load)(row + i);
+    if (some) x = FC_(fc_choose)(FC_(fc_first)(n), x, none);
+    if (!careful) *nan |= FC_(fc_is_nan)(x);
+    const FC_(fc_found) left = {leftmost ? FC_SHUFFLE(none, x, before, FC_BEFORE, 0) : FC_(fc_load)(row + i - 1),
+                                zero + (index - 1)};
+    const FC_(fc_found) here = {x, zero + index};
+    const FC_(fc_found) right = {rightmost ? FC_SHUFFLE(x, none, behind, FC_BEHIND, 0) : FC_(fc_load)(row + i + 1),
+                                 zero + (index + 1)};
+    return FC_(fc_better_of)(careful, FC_(fc_better_of)(careful, left, here), right);
+}
+
+FC_INLINE void FC_(fc_around_found_columns)(const int careful, const int some, const int leftmost, const int rightmost,
+                                            const FC_REAL *from, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
+                                            ptrdiff_t last, ptrdiff_t i, FC_REAL *to, int64_t *indices,
+                                            FC_(fc_mask) *nan, FC_(fc_mask) *empty) {
+#define FC_ROW(ROW) \
+    FC_(fc_three_found)(careful, some, leftmost, rightmost, from + (ROW) * n, i, n, (FC_INT)((ROW) * n + i), nan)
+    const FC_(fc_integers) lane = {FC_PASTE(FC_LIST_, FC_LANES)(FC_LANE, 0)};
+    const FC_(fc_vector) none = (FC_(fc_vector)){0} - (FC_REAL)__builtin_inff();
+    const FC_(fc_found) nothing = {none, {0}};
+    const ptrdiff_t count = some ? n : FC_LANES;
+    FC_(fc_found) above = nothing, here = FC_ROW(first);
+    if (first > 0) above = FC_ROW(first - 1);
+    for (ptrdiff_t p = first; p < last; p++) {
+        FC_(fc_found) below = nothing;
+        if (p + 1 < size) below = FC_ROW(p + 1);
+        const FC_(fc_found) found = FC_(fc_better_of)(careful, FC_(fc_better_of)(careful, above, here), below);
+        *empty |= FC_(fc_equal)(found.best, none) & FC_(fc_first)(count);
+        FC_(fc_store_some)(to + p * n + i, found.best, count);
+        FC_(fc_store_indices)(indices + p * n + i, found.index + lane, count);
+        above = here;
+        here = below;
+    }
+#undef FC_ROW
+}
+
+FC_INLINE int FC_(fc_around_found_of)(const int careful, const FC_REAL *from, ptrdiff_t size, ptrdiff_t n,
+                                      ptrdiff_t first, ptrdiff_t last, FC_REAL *to, int64_t *indices,
+                                      FC_(fc_mask) *nan) {
+#define FC_COLUMNS(SOME, LEFTMOST, RIGHTMOST, I)                                                                       \
+    FC_(fc_around_found_columns)(careful, SOME, LEFTMOST, RIGHTMOST, from, size, n, first, last, I, to, indices, nan, \
+                                 &empty)
+    FC_(fc_mask) empty = FC_(fc_is_nan)((FC_(fc_vector)){0});
+    if (n < FC_LANES) {
+        FC_COLUMNS(1, 1, 1, 0);
+    } else if (n == FC_LANES) {
+        FC_COLUMNS(0, 1, 1, 0);
+    } else {
+        FC_COLUMNS(0, 1, 0, 0);
+        for (ptrdiff_t i = FC_LANES; i + FC_LANES < n; i += FC_LANES) FC_COLUMNS(0, 0, 0, i);
+        FC_COLUMNS(0, 0, 1, n - FC_LANES);
+    }
+#undef FC_COLUMNS
+    return FC_(fc_any)(empty);
+}
+
+/*
+ * Maxima as above, with their indices. Returns whether any is -inf: its index may be one of padding. NaN is looked for
+ * beside the work, which is done again where there is one.
+ */
+static inline int FC_(fc_around_found)(const FC_REAL *from, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first,
+                                       ptrdiff_t last, FC_REAL *to, int64_t *indices) {
+    FC_(fc_mask) nan = FC_(fc_is_nan)((FC_(fc_vector)){0});
+    fc_touch((const char *)(from + first * n), ((last < size ? last + 1 : size) - first) * n * (ptrdiff_t)sizeof(FC_REAL));
+    const int empty = FC_(fc_around_found_of)(0, from, size, n, first, last, to, indices, &nan);
+    return FC_(fc_any)(nan) ? FC_(fc_around_found_of)(1, from, size, n, first, last, to, indices, &nan) : empty;
+}
 #undef FC_BEFORE
 #undef FC_BEHIND
