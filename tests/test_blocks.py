@@ -49,7 +49,7 @@ SMALL = {
     im2col_gemm: {"PIECE_POSITIONS": 40, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 2000},
     pool: {
         "BLOCK_COLUMNS": 16, "BLOCK_BYTES": 600, "LABEL_BYTES": 2000, "GRAD_BYTES": 2000, "CLEAR_BYTES": 600,
-        "ITEM_TAPS": 60,
+        "ITEM_TAPS": 60, "AROUND_BYTES": 600,
     },
     numba_pool: {"ITEM_ELEMENTS": 300},
 }  # fmt: skip
@@ -66,6 +66,7 @@ SMALLEST = {
     im2col_gemm: {"PIECE_POSITIONS": 5, "PIECE_BYTES": 1, "TAP_BYTES": 1, "PRODUCT_BYTES": 1},
     pool: {  # channels-last windows one by one, as where there are too many for an item
         "BLOCK_COLUMNS": 5, "BLOCK_BYTES": 1, "LABEL_BYTES": 1, "GRAD_BYTES": 1, "CLEAR_BYTES": 1, "ITEM_VECTORS": 1,
+        "AROUND_BYTES": 1,
     },
     numba_pool: {"ITEM_ELEMENTS": 1},
 }  # fmt: skip

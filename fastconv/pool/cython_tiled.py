@@ -6,10 +6,11 @@
     grad_input[n, c, h, w] = sum of grad_output over the windows whose maximum is (h, w)
                              (or of grad_output / divisor over the windows that hold it)
 
-Separable: over rows and along the row, R + S operations for each output instead of R S. A gradient is collected: each
-element of grad_input from the windows that cover it. Channels-last images go window by window in vectors of channels,
-other windows that are very wide one by one. Memory: a block's rows, some 64 KiB for each thread. Numerics: a maximum is
-exact; sums of up to R S <= 4096 elements in the problem's dtype, row by row, larger ones in float64.
+Separable: over rows and along the row, R + S operations for each output instead of R S; the 3 x 3 elements around every
+one straight from the plane. An average's gradient is collected: each element of grad_input from the windows that cover
+it; a maximum's is scattered. Channels-last images go window by window in vectors of channels, other windows that are
+very wide one by one. Memory: a block's rows, some 64 KiB for each thread. Numerics: a maximum is exact; sums of up to
+R S <= 4096 elements in the problem's dtype, row by row, larger ones in float64.
 """
 
 from __future__ import annotations

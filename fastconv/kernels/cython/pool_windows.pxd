@@ -32,12 +32,12 @@ cdef struct Pooling:
     ptrdiff_t input_n, input_c, input_h, input_w, output_n, output_c, output_h, output_w
     # Tables: places of the column taps in a padded row, and what an average divides by for the columns of windows.
     size_t places, counts
+    ptrdiff_t around, around_alike  # windows are the 3 x 3 elements around every one; and averages divide all alike
     # Forward: outputs of a block, without and with labels; elements of a phase and of a row of maxima.
-    ptrdiff_t around, around_alike  # 3 x 3 elements around every one; and all averages divide alike
     ptrdiff_t row_block, label_block, column_block, pitch, pooled_pitch
+    ptrdiff_t clear_planes, abreast  # of a maximum's gradient: planes cleared at once; whether four are done abreast
     # Backward: rows of grad_input in a block (of a maximum: of grad_output), whether they collect, and from how many
     # rows of shares at most; elements of one of these with its padding, and of the padding before it.
-    ptrdiff_t clear_planes, abreast  # of a maximum's gradient: planes cleared at once; whether four are done abreast
     ptrdiff_t grad_block, collects, cover_rows, cover_pitch, cover_left
     # scratch_bytes for each slot; bytes from its beginning to the pooled rows, their labels, and what backward keeps.
     ptrdiff_t scratch_bytes, pooled_offset, labels_offset, found_offset, maxima_offset, cover_offset

@@ -23,6 +23,18 @@ FC_INLINE FC_(fc_vector) FC_(fc_three)(const int maximum, const int some, const 
     return FC_(fc_merge)(maximum, FC_(fc_merge)(maximum, left, x), right);
 }
 
+/* x / divisor to the last bit. A division takes as long as ten other operations: with fused ones the product with the
+   inverse is taken, and what it leaves over divided once more. Of an infinity nothing is left. */
+FC_INLINE FC_(fc_vector) FC_(fc_quotient)(FC_(fc_vector) x, FC_(fc_vector) divisor, FC_(fc_vector) inverse) {
+#if defined(__FMA__)
+    const FC_(fc_vector) quotient = x * inverse, rest = x - quotient * divisor;
+    return quotient + FC_(fc_choose)(FC_(fc_is_nan)(rest), (FC_(fc_vector)){0}, rest) * inverse;
+#else
+    (void)inverse;
+    return x / divisor;
+#endif
+}
+
 /* Columns [i, i + LANES) of rows [first, last) of `size`. */
 FC_INLINE void FC_(fc_around_columns)(const int maximum, const int some, const int leftmost, const int rightmost,
                                       const FC_REAL *from, ptrdiff_t size, ptrdiff_t n, ptrdiff_t first, ptrdiff_t last,
@@ -36,12 +48,7 @@ FC_INLINE void FC_(fc_around_columns)(const int maximum, const int some, const i
         FC_(fc_vector) below = none;
         if (p + 1 < size) below = FC_ROW(p + 1);
         FC_(fc_vector) x = FC_(fc_merge)(maximum, FC_(fc_merge)(maximum, above, here), below);
-        if (!maximum) {
-            /* A division takes as long as ten other operations. What the product with the inverse leaves over is divided
-               once more: with fused operations that is the quotient, to the last bit. Of an infinity nothing is left. */
-            const FC_(fc_vector) quotient = x * inverse, rest = x - quotient * divisor;
-            x = quotient + FC_(fc_choose)(FC_(fc_is_nan)(rest), (FC_(fc_vector)){0}, rest) * inverse;
-        }
+        if (!maximum) x = FC_(fc_quotient)(x, divisor, inverse);
         if (some) FC_(fc_store_some)(to + p * n, x, n);
         else FC_(fc_store)(to + p * n + i, x);
         above = here;
