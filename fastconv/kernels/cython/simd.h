@@ -72,6 +72,7 @@ static inline void fc_touch(const void *from, ptrdiff_t bytes) {
 #define FC_LIST_8(M, D) FC_LIST_4(M, D), M(4, D), M(5, D), M(6, D), M(7, D)
 #define FC_LIST_16(M, D) FC_LIST_8(M, D), M(8, D), M(9, D), M(10, D), M(11, D), M(12, D), M(13, D), M(14, D), M(15, D)
 #define FC_TWICE(L, D) (2 * (L))
+#define FC_NUMBERED(L, D) (L)
 #define FC_PASTE_(A, B) A##B
 #define FC_PASTE(A, B) FC_PASTE_(A, B)
 
@@ -90,6 +91,8 @@ static inline void fc_touch(const void *from, ptrdiff_t bytes) {
 #define FC_MASKED_STORE(TO, MASK, X) _mm512_mask_storeu_ps(TO, (__mmask16)(MASK), (__m512)(X))
 #elif FC_BYTES == 32
 #define FC_LANES 8
+#define FC_MASKED_LOAD(MASK, FROM) _mm256_maskload_ps(FROM, (__m256i)(MASK))
+#define FC_MASKED_STORE(TO, MASK, X) _mm256_maskstore_ps(TO, (__m256i)(MASK), (__m256)(X))
 #else
 #define FC_LANES 4
 #endif
@@ -104,6 +107,8 @@ static inline void fc_touch(const void *from, ptrdiff_t bytes) {
 #define FC_MASKED_STORE(TO, MASK, X) _mm512_mask_storeu_pd(TO, (__mmask8)(MASK), (__m512d)(X))
 #elif FC_BYTES == 32
 #define FC_LANES 4
+#define FC_MASKED_LOAD(MASK, FROM) _mm256_maskload_pd(FROM, (__m256i)(MASK))
+#define FC_MASKED_STORE(TO, MASK, X) _mm256_maskstore_pd(TO, (__m256i)(MASK), (__m256d)(X))
 #else
 #define FC_LANES 2
 #endif
@@ -166,6 +171,8 @@ FC_INLINE void FC_(fc_store_lanes)(FC_REAL *to, FC_(fc_vector) x, ptrdiff_t firs
    of lane 0, whether it is accessed or not. */
 #if FC_BYTES == 64
 typedef unsigned FC_(fc_span);
+#elif FC_BYTES == 32
+typedef FC_(fc_integers) FC_(fc_span);
 #else
 typedef struct {
     ptrdiff_t first, count;
@@ -176,24 +183,29 @@ FC_INLINE FC_(fc_span) FC_(fc_span_of)(ptrdiff_t first, ptrdiff_t count) {
     if (count > FC_LANES - first) count = FC_LANES - first;
 #if FC_BYTES == 64
     return ((1u << count) - 1) << first;
+#elif FC_BYTES == 32
+    const FC_(fc_integers) lane = {FC_PASTE(FC_LIST_, FC_LANES)(FC_NUMBERED, 0)};
+    return (lane >= (FC_INT)first) & (lane < (FC_INT)(first + count));
 #else
     return (FC_(fc_span)){first, count};
 #endif
 }
 
 FC_INLINE FC_(fc_vector) FC_(fc_load_span)(const FC_REAL *from, FC_(fc_span) span) {
-#if FC_BYTES == 64
+#if FC_BYTES >= 32
     return (FC_(fc_vector))FC_MASKED_LOAD(span, from);
 #else
+    if (span.count == FC_LANES) return FC_(fc_load)(from);
     return FC_(fc_load_lanes)(from + span.first, span.first, span.count);
 #endif
 }
 
 FC_INLINE void FC_(fc_store_span)(FC_REAL *to, FC_(fc_vector) x, FC_(fc_span) span) {
-#if FC_BYTES == 64
+#if FC_BYTES >= 32
     FC_MASKED_STORE(to, span, x);
 #else
-    FC_(fc_store_lanes)(to + span.first, x, span.first, span.count);
+    if (span.count == FC_LANES) FC_(fc_store)(to, x);
+    else FC_(fc_store_lanes)(to + span.first, x, span.first, span.count);
 #endif
 }
 
