@@ -6,6 +6,7 @@ from fastconv.algorithm import Algorithm
 
 _FILES = (  # in order of preference; naive, which refuses nothing, last
     "cython_tiled",
+    "cython_winograd",
     "numba_direct",
     "im2col_gemm",
     "naive",

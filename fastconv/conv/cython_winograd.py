@@ -1,0 +1,149 @@
+"""Winograd's convolution, 3x3 of stride 1: a quarter of the products, for more additions and a larger error.
+
+With the matrices A, B, G of F(m, 3) (kernels/winograd.py), for every tile of m x m results::
+
+    output = A^T [sum over c of (G weight[k, c] G^T) o (B^T input_tile[c] B)] A
+    grad_input = the same of grad_output, with weights turned by half a circle and channels exchanged
+    grad_weight[k, c] = G^T [sum over tiles of (A grad_output_tile[k] A^T) o (B^T input_tile[c] B)] G
+
+so that between the transforms there is a matrix product (tiles x C by C x K) for each of (m + 2)^2 frequencies: 4, 2.25
+times fewer products for m = 4, 2 than directly, 5.06 for m = 6.
+
+Work: N ceil(P / m) ceil(Q / m) C/g K (m + 2)^2 multiply-accumulates, and transforms of 5 to 10 additions for each element of
+input, output and weight. Memory: weights, or else tiles, transformed (4 times the weights; 2.25 times the input for m =
+4), and tiles and sums of a block for each thread. Numerics: see `error`; infinity and NaN spread over their tile.
+
+S. Winograd 1980; A. Lavin and S. Gray, CVPR 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from fastconv import threads as pool
+from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, reduction_length, unit_roundoff
+from fastconv.conv import compiled
+from fastconv.conv.winograd import Tiling, tiling
+from fastconv.kernels.winograd import POINTS, TAPS
+from fastconv.machine import Machine
+from fastconv.problem import ITEM_BYTES, ConvProblem
+from fastconv.workspace import Scratch, aligned_bytes
+
+
+@cache
+def unavailable() -> str | None:
+    try:
+        compiled.kernels("winograd")
+    except ImportError as error:
+        return str(error)
+    return pool.unavailable()
+
+
+def refusal(problem: ConvProblem, direction: Direction) -> str | None:
+    if problem.axes != 2 or problem.kernel != (TAPS, TAPS):
+        return "it is for kernels of 3x3"
+    if problem.stride != (1, 1) or problem.dilation != (1, 1):
+        return "it is for kernels of stride 1 and dilation 1"
+    return None
+
+
+def error(size: int, problem: ConvProblem, direction: Direction) -> float:
+    return unit_roundoff(problem.dtype) * (1 + math.sqrt(reduction_length(problem, direction)))
+
+
+def cost(size: int, problem: ConvProblem, direction: Direction, threads: int, machine: Machine) -> float:
+    return 1.0
+
+
+def _tiling(size: int, problem: ConvProblem, direction: Direction, allow_staged: bool = True) -> Tiling:
+    module = compiled.kernels("winograd")
+    return tiling(problem, direction, size, module.VECTOR_BYTES, module.TILE_ROWS, allow_staged)
+
+
+def workspace_bytes(size: int, problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
+    if unavailable():
+        return 0, 0
+    threads = min(threads, compiled.MOST_THREADS)
+    best, least = _tiling(size, problem, direction), _tiling(size, problem, direction, allow_staged=False)
+    shared = aligned_bytes(best.tile_bytes if best.staged else best.weight_items * best.weight_bytes)
+    return aligned_bytes(least.weight_bytes) + least.slot_bytes, shared + threads * best.slot_bytes
+
+
+@lru_cache(maxsize=256)
+def _prepared(
+    size: int, problem: ConvProblem, direction: Direction, granted: int, threads: int
+) -> tuple[Tiling, bytes, int, int]:
+    """The schedule for so many bytes, what it knows of the task, threads, and blocks of weights at once."""
+    schedule = _tiling(size, problem, direction)
+    if schedule.staged and aligned_bytes(schedule.tile_bytes) + schedule.slot_bytes > granted:
+        schedule = _tiling(size, problem, direction, allow_staged=False)
+    if schedule.staged:
+        threads, _ = compiled.share(granted, 1, schedule.tile_bytes, schedule.slot_bytes, threads)
+        at_once = schedule.weight_items
+    else:
+        items, item_bytes = schedule.weight_items, schedule.weight_bytes
+        threads, at_once = compiled.share(granted, items, item_bytes, schedule.slot_bytes, threads)
+    forward = direction is Direction.FORWARD
+    taps = TAPS * TAPS
+    k_step = problem.group_in_channels * taps
+    source, dest = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
+    task = compiled.kernels("winograd").winograd_task(
+        weight_dest=k_step if forward else taps, weight_source=taps if forward else k_step,
+        weight_group=problem.group_out_channels * k_step, **schedule.fields,
+        **compiled.steps("source", source, problem.channels_last),
+        **compiled.steps("dest", dest, problem.channels_last),
+    )  # fmt: skip
+    return schedule, task, threads, at_once
+
+
+def _correlate(
+    direction: Direction,
+    size: int,
+    problem: ConvProblem,
+    source: np.ndarray,
+    weight_kcrs: np.ndarray,
+    dest: np.ndarray,
+    epilogue: Epilogue,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    """All tiles and then all weights; or as many weights as the scratch holds and then all tiles, and so on."""
+    module, dtype = compiled.kernels("winograd"), problem.dtype
+    schedule, task, threads, at_once = _prepared(size, problem, direction, scratch.free, threads)
+    relu = epilogue.activation == "relu"
+    if schedule.staged:
+        tiles, slots = scratch.reserve(schedule.tile_bytes), scratch.reserve(threads * schedule.slot_bytes)
+        call = module.winograd_call(source, weight_kcrs, dest, 0, tiles, epilogue.bias, slots, relu=relu)
+        pool.run(module.TRANSFORM[dtype], call + task, schedule.tile_items, threads)
+        pool.run(module.STAGED[dtype], call + task, schedule.weight_items, threads)
+        return
+    packed, slots = scratch.reserve(at_once * schedule.weight_bytes), scratch.reserve(threads * schedule.slot_bytes)
+    group_tiles, group_weights = schedule.tile_items // problem.groups, schedule.weight_items // problem.groups
+    for first in range(0, schedule.weight_items, at_once):
+        last = min(first + at_once, schedule.weight_items)
+        call = module.winograd_call(
+            source, weight_kcrs, dest, packed, 0, epilogue.bias, slots, first, last, relu
+        )  # fmt: skip
+        groups = (last - 1) // group_weights - first // group_weights + 1
+        pool.run(module.PACK[dtype], call + task, last - first, threads)
+        pool.run(module.FUSED[dtype], call + task, groups * group_tiles, threads)
+
+
+ALGORITHMS = tuple(
+    Algorithm(
+        name=f"cython_winograd_f{size}",
+        unavailable=unavailable,
+        refusal=refusal,
+        ready=always_ready,
+        error=partial(error, size),
+        cost=partial(cost, size),
+        workspace_bytes=partial(workspace_bytes, size),
+        forward=partial(_correlate, Direction.FORWARD, size),
+        backward_input=partial(_correlate, Direction.BACKWARD_INPUT, size),
+    )
+    for size in POINTS
+)
