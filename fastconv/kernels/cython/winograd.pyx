@@ -34,26 +34,41 @@ cdef extern from "winograd.h" nogil:
 
 cdef enum:
     TAPS = 9
+    FILTERS = 16  # source channels whose weights are transposed together: each line of theirs is then read once
+
+
+cdef void transpose_weights(const Winograd *t, const real *weight, ptrdiff_t sources, ptrdiff_t dests,
+                            real *taps) noexcept nogil:
+    """taps[source channel][tap][destination channel] of up to FILTERS by a vector of channels, of an OIHW weight."""
+    cdef ptrdiff_t c
+    if t.weight_source == TAPS:
+        transpose(weight, t.weight_dest, taps, lanes(taps), dests, sources * TAPS)
+        return
+    for c in range(sources):
+        transpose(weight + c * t.weight_source, TAPS, taps + c * TAPS * lanes(taps), lanes(taps), dests, TAPS)
 
 
 cdef void transform_weights(const Winograd *t, ptrdiff_t item, real *to) noexcept nogil:
     """The weights of a block of destination channels."""
-    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(to)), block = item % blocks, v, c, dests
-    cdef real[TAPS * 16] taps  # of a vector of destination channels
-    cdef const real *weight
+    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(to)), block = item % blocks, v, c = 0, i, dests, sources
+    cdef ptrdiff_t vectors = at_most(2, ceil_div(t.group_dest - block * 2 * lanes(to), lanes(to)))
+    cdef real[FILTERS * TAPS * 16] taps  # of a vector of destination channels
+    cdef const real *weight = (<const real *>t.call.weight + item // blocks * t.weight_group
+                               + 2 * block * lanes(to) * t.weight_dest)
     memset(taps, 0, sizeof(taps))
-    for v in range(2):
-        dests = at_most(t.group_dest - (2 * block + v) * lanes(to), lanes(to))
-        if dests <= 0:
-            return
-        for c in range(t.group_source):
-            weight = (<const real *>t.call.weight + item // blocks * t.weight_group
-                      + (2 * block + v) * lanes(to) * t.weight_dest + c * t.weight_source)
-            transpose(weight, t.weight_dest, taps, lanes(to), dests, TAPS)
-            if real is float:
-                fc_winograd_filter_f32(<int>t.size, taps, <int>t.turned, to + v * lanes(to) + 2 * c * lanes(to), t.weight_f)
-            else:
-                fc_winograd_filter_f64(<int>t.size, taps, <int>t.turned, to + v * lanes(to) + 2 * c * lanes(to), t.weight_f)
+    while c < t.group_source:
+        sources = at_most(FILTERS, t.group_source - c)
+        for v in range(vectors):
+            dests = at_most(t.group_dest - (2 * block + v) * lanes(to), lanes(to))
+            transpose_weights(t, weight + v * lanes(to) * t.weight_dest + c * t.weight_source, sources, dests, taps)
+            for i in range(sources):
+                if real is float:
+                    fc_winograd_filter_f32(<int>t.size, taps + i * TAPS * lanes(to), <int>t.turned,
+                                           to + (2 * (c + i) + v) * lanes(to), t.weight_f)
+                else:
+                    fc_winograd_filter_f64(<int>t.size, taps + i * TAPS * lanes(to), <int>t.turned,
+                                           to + (2 * (c + i) + v) * lanes(to), t.weight_f)
+        c += sources
 
 
 cdef void multiply(const Winograd *t, const real *tiles, ptrdiff_t count, const real *weights, ptrdiff_t block,
