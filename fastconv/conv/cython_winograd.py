@@ -27,7 +27,7 @@ import numpy as np
 from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, reduction_length, unit_roundoff
 from fastconv.conv import compiled
-from fastconv.conv.winograd import Tiling, tiling
+from fastconv.conv.winograd import Segments, Tiling, segments, tiling
 from fastconv.kernels.winograd import POINTS, TAPS
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
@@ -37,7 +37,8 @@ from fastconv.workspace import Scratch, aligned_bytes
 @cache
 def unavailable() -> str | None:
     try:
-        compiled.kernels("winograd")
+        for name in ("winograd", "winograd_gradient"):
+            compiled.kernels(name)
     except ImportError as error:
         return str(error)
     return pool.unavailable()
@@ -64,10 +65,21 @@ def _tiling(size: int, problem: ConvProblem, direction: Direction, allow_staged:
     return tiling(problem, direction, size, module.VECTOR_BYTES, module.TILE_ROWS, allow_staged)
 
 
+@lru_cache(maxsize=256)
+def _segments(size: int, problem: ConvProblem) -> tuple[Segments, bytes]:
+    """The schedule of grad_weight, and what it knows of the task."""
+    schedule = segments(problem, size, compiled.vector_bytes())
+    return schedule, compiled.kernels("winograd_gradient").gradient_task(**schedule.fields)
+
+
 def workspace_bytes(size: int, problem: ConvProblem, direction: Direction, threads: int) -> tuple[int, int]:
     if unavailable():
         return 0, 0
     threads = min(threads, compiled.MOST_THREADS)
+    if direction is Direction.BACKWARD_WEIGHT:
+        sums, _ = _segments(size, problem)
+        shared = aligned_bytes(sums.tile_bytes) + aligned_bytes(sums.grad_bytes) + aligned_bytes(sums.sum_bytes)
+        return shared + sums.slot_bytes, shared + threads * sums.slot_bytes
     best, least = _tiling(size, problem, direction), _tiling(size, problem, direction, allow_staged=False)
     shared = aligned_bytes(best.tile_bytes if best.staged else best.weight_items * best.weight_bytes)
     return aligned_bytes(least.weight_bytes) + least.slot_bytes, shared + threads * best.slot_bytes
@@ -87,17 +99,7 @@ def _prepared(
     else:
         items, item_bytes = schedule.weight_items, schedule.weight_bytes
         threads, at_once = compiled.share(granted, items, item_bytes, schedule.slot_bytes, threads)
-    forward = direction is Direction.FORWARD
-    taps = TAPS * TAPS
-    k_step = problem.group_in_channels * taps
-    source, dest = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
-    task = compiled.kernels("winograd").winograd_task(
-        weight_dest=k_step if forward else taps, weight_source=taps if forward else k_step,
-        weight_group=problem.group_out_channels * k_step, **schedule.fields,
-        **compiled.steps("source", source, problem.channels_last),
-        **compiled.steps("dest", dest, problem.channels_last),
-    )  # fmt: skip
-    return schedule, task, threads, at_once
+    return schedule, compiled.kernels("winograd").winograd_task(**schedule.fields), threads, at_once
 
 
 def _correlate(
@@ -133,6 +135,34 @@ def _correlate(
         pool.run(module.FUSED[dtype], call + task, groups * group_tiles, threads)
 
 
+def backward_weight(
+    size: int,
+    problem: ConvProblem,
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    grad_weight: np.ndarray,
+    grad_bias: np.ndarray | None,
+    scratch: Scratch,
+    threads: int,
+) -> None:
+    """Transform a segment of tiles of both, add their products, and so on."""
+    module, dtype = compiled.kernels("winograd_gradient"), problem.dtype
+    schedule, task = _segments(size, problem)
+    tiles, grads = scratch.reserve(schedule.tile_bytes), scratch.reserve(schedule.grad_bytes)
+    sums = scratch.reserve(schedule.sum_bytes) if schedule.sum_bytes else 0
+    threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
+    slots = scratch.reserve(threads * schedule.slot_bytes)
+    for first in range(0, schedule.tiles, schedule.segment):
+        last = min(first + schedule.segment, schedule.tiles)
+        call = module.gradient_call(
+            input, grad_output, grad_weight, grad_bias, tiles, grads, sums, slots, first, last
+        )  # fmt: skip
+        pool.run(module.TRANSFORM[dtype], call + task, 2 * problem.groups * schedule.blocks(last - first), threads)
+        pool.run(module.CONTRACT[dtype], call + task, schedule.items, threads)
+    if grad_bias is not None:
+        pool.run(module.SUM[dtype], call + task, problem.out_channels, threads)
+
+
 ALGORITHMS = tuple(
     Algorithm(
         name=f"cython_winograd_f{size}",
@@ -144,6 +174,7 @@ ALGORITHMS = tuple(
         workspace_bytes=partial(workspace_bytes, size),
         forward=partial(_correlate, Direction.FORWARD, size),
         backward_input=partial(_correlate, Direction.BACKWARD_INPUT, size),
+        backward_weight=partial(backward_weight, size),
     )
     for size in POINTS
 )

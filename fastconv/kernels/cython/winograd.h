@@ -102,6 +102,38 @@ static inline void FC_(fc_product)(ptrdiff_t rows, int vectors, const FC_REAL *v
 #undef FC_CASE
 }
 
+/* sums[i][:] (+)= sum over tiles of v[tile][i] * d[tile][:], for the FC_OUTER_ROWS of i and one or two vectors: the
+   product for grad_weight. v is [tile][FC_LANES], d is [tile][2 vectors]. */
+#define FC_OUTER_ROWS (FC_LANES < (FC_BYTES == 64 ? 8 : 4) ? FC_LANES : (FC_BYTES == 64 ? 8 : 4))
+FC_INLINE void FC_(fc_outer_of)(const int vectors, const FC_REAL *v, ptrdiff_t tiles, const FC_REAL *d, FC_REAL *sums,
+                                int add) {
+    FC_(fc_vector) c[FC_OUTER_ROWS][2] = {{{0}}};
+#pragma GCC unroll 1
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, v += FC_LANES, d += 2 * FC_LANES) {
+        const FC_(fc_vector) d0 = FC_(fc_load)(d), d1 = vectors > 1 ? FC_(fc_load)(d + FC_LANES) : d0;
+#pragma GCC unroll 8
+        for (int i = 0; i < FC_OUTER_ROWS; i++) {
+            c[i][0] += v[i] * d0;
+            if (vectors > 1) c[i][1] += v[i] * d1;
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < FC_OUTER_ROWS; i++)
+#pragma GCC unroll 2
+        for (int k = 0; k < vectors; k++) {
+            FC_REAL *to = sums + (2 * i + k) * FC_LANES;
+            FC_(fc_store)(to, add ? FC_(fc_load)(to) + c[i][k] : c[i][k]);
+        }
+}
+
+/* The same for all FC_LANES of i. */
+static inline void FC_(fc_outer)(int vectors, const FC_REAL *v, ptrdiff_t tiles, const FC_REAL *d, FC_REAL *sums,
+                                 int add) {
+    for (int i = 0; i < FC_LANES; i += FC_OUTER_ROWS)
+        if (vectors > 1) FC_(fc_outer_of)(2, v + i, tiles, d, sums + 2 * i * FC_LANES, add);
+        else FC_(fc_outer_of)(1, v + i, tiles, d, sums + 2 * i * FC_LANES, add);
+}
+
 #include "winograd_matrices.h"
 
 #define FC_SIZE 2
@@ -119,15 +151,20 @@ static inline void FC_(fc_product)(ptrdiff_t rows, int vectors, const FC_REAL *v
         default: FC_(NAME##_6)(__VA_ARGS__);             \
     }
 
-static inline void FC_(fc_winograd_columns)(int size, const FC_REAL *from, ptrdiff_t c_step, ptrdiff_t h_step,
-                                            ptrdiff_t w_step, ptrdiff_t channels, ptrdiff_t row, ptrdiff_t rows,
-                                            ptrdiff_t column, ptrdiff_t columns, ptrdiff_t count, FC_REAL *to) {
-    FC_BY_SIZE(fc_columns, from, c_step, h_step, w_step, channels, row, rows, column, columns, count, to)
+static inline void FC_(fc_winograd_columns)(int size, int grad, const FC_REAL *from, ptrdiff_t c_step,
+                                            ptrdiff_t h_step, ptrdiff_t w_step, ptrdiff_t channels, ptrdiff_t row,
+                                            ptrdiff_t rows, ptrdiff_t column, ptrdiff_t columns, ptrdiff_t count,
+                                            FC_REAL *to) {
+    FC_BY_SIZE(fc_columns, grad, from, c_step, h_step, w_step, channels, row, rows, column, columns, count, to)
 }
 
-static inline void FC_(fc_winograd_tiles)(int size, const FC_REAL *columns, ptrdiff_t tiles, FC_REAL *to,
-                                          ptrdiff_t f_step) {
-    FC_BY_SIZE(fc_tiles, columns, tiles, to, f_step)
+static inline void FC_(fc_winograd_tiles)(int size, int grad, const FC_REAL *columns, ptrdiff_t tiles, FC_REAL *to,
+                                          ptrdiff_t f_step, ptrdiff_t t_step) {
+    FC_BY_SIZE(fc_tiles, grad, columns, tiles, to, f_step, t_step)
+}
+
+static inline void FC_(fc_winograd_gradients)(int size, const FC_REAL *sums, ptrdiff_t f_step, FC_REAL *to) {
+    FC_BY_SIZE(fc_gradients, sums, f_step, to)
 }
 
 static inline void FC_(fc_winograd_outputs)(int size, const FC_REAL *sums, ptrdiff_t tile_step, ptrdiff_t f_step,
@@ -141,6 +178,7 @@ static inline void FC_(fc_winograd_filter)(int size, const FC_REAL *taps, int tu
 }
 
 #undef FC_BY_SIZE
+#undef FC_OUTER_ROWS
 #undef FC_REAL
 #undef FC_
 #undef FC_LANES

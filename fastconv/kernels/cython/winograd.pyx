@@ -13,8 +13,9 @@ from libc.string cimport memcpy, memset
 
 from fastconv.kernels.cython.arrays cimport address
 from fastconv.kernels.cython.simd cimport (
-    FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_take_slot, lanes, real, transpose)
-from fastconv.kernels.cython.winograd cimport Place, Winograd, WinogradCall, WinogradRun, place_of, run_of, transform_tiles
+    FC_BYTES, FC_ROWS, at_least, at_most, ceil_div, fc_give_slot, fc_kernel, fc_slots, fc_take_slot, lanes, real,
+    transpose)
+from fastconv.kernels.cython.winograd cimport Grid, Image, Place, place_of, run_of, transform_columns, transform_rows
 
 cdef extern from "winograd.h" nogil:
     void fc_product_f32(ptrdiff_t rows, int vectors, const float *v, ptrdiff_t v_step, ptrdiff_t channels,
@@ -32,9 +33,69 @@ cdef extern from "winograd.h" nogil:
     void fc_pixels_out_f64(const double *source, ptrdiff_t n, double *to, ptrdiff_t c_step, ptrdiff_t w_step,
                            ptrdiff_t channels)
 
+cdef struct WinogradCall:  # what differs from call to call
+    size_t source, dest, weight
+    size_t packed  # transformed weights of the blocks from first_block on; 0: each item transforms its own
+    size_t tiles  # transformed tiles of all blocks; 0: each item transforms its own
+    size_t bias  # 0: none
+    size_t scratch  # scratch_bytes for each slot: tiles, sums, pixels, weights
+    ptrdiff_t first_block, last_block  # of destination channels, over all groups
+    ptrdiff_t relu
+
+cdef struct Winograd:
+    WinogradCall call
+    Image source, dest
+    Grid grid
+    ptrdiff_t tiles  # of all images
+    ptrdiff_t groups, group_source, group_dest
+    ptrdiff_t block_tiles, panel  # tiles of a block, of a panel of it
+    ptrdiff_t chunk  # blocks of destination channels multiplied together
+    # Transformed tiles are [block][frequency][panel][block of channels][tile][channel], sums [block of channels][tile]
+    # [frequency][2 vectors], weights [block of channels][frequency][channel][2 vectors]; steps in elements, those
+    # between frequencies of an odd number of vectors, lest they meet in a few sets of a cache.
+    ptrdiff_t tile_f, tile_block, sum_tile, sum_block, weight_f, weight_block
+    ptrdiff_t weight_group, weight_dest, weight_source  # elements between groups, destination and source channels
+    ptrdiff_t turned  # grad_input: the last tap first
+    ptrdiff_t scratch_bytes, sums_offset, pixels_offset, weights_offset
+
+cdef struct WinogradRun:
+    Winograd fields
+    fc_slots slots
+
 cdef enum:
     TAPS = 9
     FILTERS = 16  # source channels whose weights are transposed together: each line of theirs is then read once
+
+
+cdef void transform_run(const Winograd *t, const real *columns, ptrdiff_t first, ptrdiff_t tiles, real *to) noexcept nogil:
+    """Lay tiles of a row, of which `first` is the number of the first in its block, into the panels of a block."""
+    cdef ptrdiff_t panel_size = ceil_div(t.group_source, lanes(to)) * t.panel * lanes(to), few
+    while tiles > 0:
+        few = at_most(tiles, t.panel - first % t.panel)
+        transform_rows(&t.grid, 0, columns, few, to + first // t.panel * panel_size + first % t.panel * lanes(to),
+                       t.tile_f, lanes(to))
+        columns += few * t.grid.size * (t.grid.size + 2) * lanes(to)
+        first += few
+        tiles -= few
+
+
+cdef void transform_tiles(const Winograd *t, ptrdiff_t group, ptrdiff_t first, ptrdiff_t tiles, real *columns,
+                          real *to) noexcept nogil:
+    """Transform all channels of a group of a block of tiles."""
+    cdef ptrdiff_t channel = 0, done, few
+    cdef const real *plane
+    cdef Place p
+    while channel < t.group_source:
+        done = 0
+        while done < tiles:
+            p = place_of(&t.grid, first + done)
+            few = run_of(&t.grid, p, tiles - done)
+            plane = <const real *>t.call.source + p.image * t.source.n + (group * t.group_source + channel) * t.source.c
+            transform_columns(&t.grid, &t.source, 0, plane, t.group_source - channel, p, few, columns)
+            transform_run(t, columns, done, few, to)
+            done += few
+        channel += lanes(to)
+        to += t.panel * lanes(to)
 
 
 cdef void transpose_weights(const Winograd *t, const real *weight, ptrdiff_t sources, ptrdiff_t dests,
@@ -63,10 +124,10 @@ cdef void transform_weights(const Winograd *t, ptrdiff_t item, real *to) noexcep
             transpose_weights(t, weight + v * lanes(to) * t.weight_dest + c * t.weight_source, sources, dests, taps)
             for i in range(sources):
                 if real is float:
-                    fc_winograd_filter_f32(<int>t.size, taps + i * TAPS * lanes(to), <int>t.turned,
+                    fc_winograd_filter_f32(<int>t.grid.size, taps + i * TAPS * lanes(to), <int>t.turned,
                                            to + (2 * (c + i) + v) * lanes(to), t.weight_f)
                 else:
-                    fc_winograd_filter_f64(<int>t.size, taps + i * TAPS * lanes(to), <int>t.turned,
+                    fc_winograd_filter_f64(<int>t.grid.size, taps + i * TAPS * lanes(to), <int>t.turned,
                                            to + (2 * (c + i) + v) * lanes(to), t.weight_f)
         c += sources
 
@@ -74,7 +135,7 @@ cdef void transform_weights(const Winograd *t, ptrdiff_t item, real *to) noexcep
 cdef void multiply(const Winograd *t, const real *tiles, ptrdiff_t count, const real *weights, ptrdiff_t block,
                    ptrdiff_t blocks, real *sums) noexcept nogil:
     """The sums of `count` tiles for some blocks of destination channels, frequency after frequency."""
-    cdef ptrdiff_t frequencies = (t.size + 2) * (t.size + 2), f, k, first, rows, vectors
+    cdef ptrdiff_t frequencies = (t.grid.size + 2) * (t.grid.size + 2), f, k, first, rows, vectors
     cdef ptrdiff_t step = t.panel * lanes(sums), panel_size = ceil_div(t.group_source, lanes(sums)) * step
     cdef const real *u
     cdef real *to
@@ -98,12 +159,12 @@ cdef void multiply(const Winograd *t, const real *tiles, ptrdiff_t count, const 
 cdef void finish_run(const Winograd *t, Place p, ptrdiff_t tiles, ptrdiff_t channel, ptrdiff_t channels,
                      const real *sums, real *pixels) noexcept nogil:
     """Transform a vector of channels of some tiles of a row back, and write them."""
-    cdef ptrdiff_t size = t.size, row_step = tiles * size * lanes(sums), i
-    cdef ptrdiff_t rows = at_most(size, t.dest_rows - p.row * size)
-    cdef ptrdiff_t columns = at_most(tiles * size, t.dest_columns - p.column * size)
+    cdef ptrdiff_t size = t.grid.size, row_step = tiles * size * lanes(sums), i
+    cdef ptrdiff_t rows = at_most(size, t.dest.rows - p.row * size)
+    cdef ptrdiff_t columns = at_most(tiles * size, t.dest.columns - p.column * size)
     cdef real[16] bias
-    cdef real *to = (<real *>t.call.dest + p.image * t.dest_n + channel * t.dest_c + p.row * size * t.dest_h
-                     + p.column * size * t.dest_w)
+    cdef real *to = (<real *>t.call.dest + p.image * t.dest.n + channel * t.dest.c + p.row * size * t.dest.h
+                     + p.column * size * t.dest.w)
     if t.call.bias:
         memset(bias, 0, sizeof(bias))
         memcpy(bias, <const real *>t.call.bias + channel, <size_t>channels * sizeof(real))
@@ -115,9 +176,9 @@ cdef void finish_run(const Winograd *t, Place p, ptrdiff_t tiles, ptrdiff_t chan
                                 <int>t.call.relu, pixels, row_step)
     for i in range(rows):
         if real is float:
-            fc_pixels_out_f32(pixels + i * row_step, columns, to + i * t.dest_h, t.dest_c, t.dest_w, channels)
+            fc_pixels_out_f32(pixels + i * row_step, columns, to + i * t.dest.h, t.dest.c, t.dest.w, channels)
         else:
-            fc_pixels_out_f64(pixels + i * row_step, columns, to + i * t.dest_h, t.dest_c, t.dest_w, channels)
+            fc_pixels_out_f64(pixels + i * row_step, columns, to + i * t.dest.h, t.dest.c, t.dest.w, channels)
 
 
 cdef void finish(const Winograd *t, ptrdiff_t group, ptrdiff_t block, ptrdiff_t first, ptrdiff_t tiles,
@@ -126,8 +187,8 @@ cdef void finish(const Winograd *t, ptrdiff_t group, ptrdiff_t block, ptrdiff_t 
     cdef ptrdiff_t channel = block * 2 * lanes(sums), v, channels, done = 0, few
     cdef Place p
     while done < tiles:
-        p = place_of(t, first + done)
-        few = run_of(t, p, tiles - done)
+        p = place_of(&t.grid, first + done)
+        few = run_of(&t.grid, p, tiles - done)
         for v in range(2):
             channels = at_most(t.group_dest - channel - v * lanes(sums), lanes(sums))
             if channels > 0:
@@ -153,14 +214,14 @@ cdef void fused(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t last) n
     cdef const Winograd *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
     cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
-    cdef ptrdiff_t tiles = t.images * t.tile_rows * t.tile_columns, blocks = ceil_div(t.group_dest, 2 * lanes(unit))
-    cdef ptrdiff_t tile_blocks = ceil_div(tiles, t.block_tiles), item, group, tile, count, begin, end
+    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(unit))
+    cdef ptrdiff_t tile_blocks = ceil_div(t.tiles, t.block_tiles), item, group, tile, count, begin, end
     cdef const real *weights
     cdef real *pixels = <real *>(mine + t.pixels_offset)
     for item in range(first, last):
         group = t.call.first_block // blocks + item // tile_blocks
         tile = item % tile_blocks * t.block_tiles
-        count = at_most(t.block_tiles, tiles - tile)
+        count = at_most(t.block_tiles, t.tiles - tile)
         transform_tiles(t, group, tile, count, pixels, <real *>mine)
         begin = at_least(t.call.first_block - group * blocks, 0)
         end = at_most(t.call.last_block - group * blocks, blocks)
@@ -183,11 +244,11 @@ cdef void transform(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t las
     cdef const Winograd *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
     cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
-    cdef ptrdiff_t tiles = t.images * t.tile_rows * t.tile_columns, tile_blocks = ceil_div(tiles, t.block_tiles), item
+    cdef ptrdiff_t tile_blocks = ceil_div(t.tiles, t.block_tiles), item
     cdef ptrdiff_t tile
     for item in range(first, last):
         tile = item % tile_blocks * t.block_tiles
-        transform_tiles(t, item // tile_blocks, tile, at_most(t.block_tiles, tiles - tile),
+        transform_tiles(t, item // tile_blocks, tile, at_most(t.block_tiles, t.tiles - tile),
                         <real *>(mine + t.pixels_offset), <real *>t.call.tiles + item * t.tile_block)
     fc_give_slot(&run.slots, slot)
 
@@ -197,8 +258,8 @@ cdef void staged(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t last) 
     cdef const Winograd *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
     cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
-    cdef ptrdiff_t tiles = t.images * t.tile_rows * t.tile_columns, blocks = ceil_div(t.group_dest, 2 * lanes(unit))
-    cdef ptrdiff_t tile_blocks = ceil_div(tiles, t.block_tiles), item, b
+    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(unit))
+    cdef ptrdiff_t tile_blocks = ceil_div(t.tiles, t.block_tiles), item, b
     cdef const real *transformed
     cdef const real *weights = <const real *>(mine + t.weights_offset)
     for item in range(first, last):
@@ -209,7 +270,7 @@ cdef void staged(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t last) 
             transform_weights(t, item, <real *>(mine + t.weights_offset))
         for b in range(tile_blocks):
             compute(t, item // blocks, item % blocks, 1, b * t.block_tiles,
-                    at_most(t.block_tiles, tiles - b * t.block_tiles), transformed + b * t.tile_block, weights,
+                    at_most(t.block_tiles, t.tiles - b * t.block_tiles), transformed + b * t.tile_block, weights,
                     <real *>(mine + t.sums_offset), <real *>(mine + t.pixels_offset))
     fc_give_slot(&run.slots, slot)
 
