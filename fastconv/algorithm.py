@@ -97,6 +97,11 @@ class Algorithm:
         and nobody need look at all of them first.
     backward_weight
         conv: (problem, grad_output, input, grad_weight, grad_bias or None, scratch, threads); None for pools.
+    group : str
+        A name for several algorithms together, of which the best is meant.
+    transforms : bool
+        Whether it computes another sum of products than the definition's, at another error: a tolerance of 0 admits it
+        only by name.
     """
 
     name: str
@@ -110,6 +115,8 @@ class Algorithm:
     backward_input: Callable[..., None]
     backward_weight: Callable[..., None] | None = None
     checks_indices: bool = False
+    group: str = ""
+    transforms: bool = False
 
     def direction(self, problem: Problem, direction: Direction) -> Callable[..., None]:
         """The function that computes `direction` of `problem`."""

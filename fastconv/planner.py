@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -25,7 +25,9 @@ from fastconv.problem import ConvProblem, Ints, PoolProblem, Problem
 REGISTRY: dict[str, tuple[Algorithm, ...]] = {"conv": conv.ALGORITHMS, "pool": pool.ALGORITHMS}
 
 for _family, _algorithms in REGISTRY.items():
-    settings.known_names[_family] = tuple(algorithm.name for algorithm in _algorithms)
+    settings.known_names[_family] = tuple(
+        dict.fromkeys(name for algorithm in _algorithms for name in (algorithm.group, algorithm.name) if name)
+    )
 
 
 def family_of(problem: Problem) -> str:
@@ -180,6 +182,8 @@ def _candidate(algorithm: Algorithm, problem: Problem, direction: Direction, usi
     on_request = True
     if least > using.workspace_limit:
         reason, on_request = f"needs {least} bytes of workspace, the limit is {using.workspace_limit}", False
+    elif algorithm.transforms and not using.tolerance:
+        reason = "a tolerance of 0 admits no transform"
     elif error > max(using.tolerance, 2 * direct_error(problem, direction)):
         reason = f"its expected error {error:.1e} is above the tolerance {using.tolerance:.1e}"
     elif not algorithm.ready(problem, direction):
@@ -200,22 +204,31 @@ def _refuse(candidate: Candidate, problem: Problem, direction: Direction) -> Exc
     return MemoryError(message) if candidate.workspace_bytes else UnsupportedProblem(message)
 
 
+def _called(found: list[Candidate], name: str) -> Candidate:
+    """The candidate of that name; of a group the cheapest that is admissible, else the one that errs least."""
+    called = [candidate for candidate in found if name in (candidate.algorithm.name, candidate.algorithm.group)]
+    admissible = [candidate for candidate in called if not candidate.reason]
+    if admissible:
+        return min(admissible, key=lambda candidate: candidate.cost)
+    return min(called, key=lambda candidate: (not candidate.on_request, candidate.error))
+
+
 def choose(
     found: list[Candidate], problem: Problem, direction: Direction, algorithm: str | None, using: settings.Settings
 ) -> Candidate:
     """The candidate that runs: the one named in the call, else the preferred one, else the cheapest."""
-    by_name = {candidate.algorithm.name: candidate for candidate in found}
     if algorithm is not None and algorithm != "auto":
         (name,) = settings.check_names([algorithm], [family_of(problem)])
-        if by_name[name].reason and not by_name[name].on_request:
-            raise _refuse(by_name[name], problem, direction)
-        return by_name[name]
+        called = _called(found, name)
+        if called.reason and not called.on_request:
+            raise _refuse(called, problem, direction)
+        return called
     preferred = using.preference(family_of(problem)) if algorithm is None else ()
-    for name in preferred:
-        if not by_name[name].reason or by_name[name].on_request:
-            return by_name[name]
+    for called in (_called(found, name) for name in preferred):
+        if not called.reason or called.on_request:
+            return called
     if preferred and using.strict:
-        raise _refuse(by_name[preferred[0]], problem, direction)
+        raise _refuse(_called(found, preferred[0]), problem, direction)
     admissible = [candidate for candidate in found if not candidate.reason]
     if not admissible:
         tight = [candidate for candidate in found if candidate.workspace_bytes]
@@ -235,8 +248,10 @@ def _plan(
     )  # fmt: skip
 
 
-def plan(problem: Problem, direction: Direction, algorithm: str | None = None) -> Plan:
+def plan(problem: Problem, direction: Direction, algorithm: str | None = None, exactly: bool = False) -> Plan:
     """Settle which algorithm computes `problem`; cached per problem, direction and settings.
+
+    `exactly`: a transform is taken only by name, whatever the tolerance.
 
     Raises
     ------
@@ -250,6 +265,8 @@ def plan(problem: Problem, direction: Direction, algorithm: str | None = None) -
     if algorithm is not None and not isinstance(algorithm, str):
         raise TypeError(f"algorithm must be a name or None, got {shown(algorithm)}")
     using = settings.current()
+    if exactly:
+        using = replace(using, tolerance=0.0)
     count = using.threads or threads.get_num_threads()
     return _plan(problem, direction, algorithm, using, count, jit.generation())
 

@@ -25,8 +25,8 @@ RUN_COLUMNS = 32
 CHUNK = 2
 #: Transformed tiles that are kept whole at most.
 TILES_BYTES = 64 << 20
-#: grad_weight: bytes of the transformed tiles of a segment, of input and grad_output together; tiles of it at least, for
-#: the sums are read and written once for each segment, and at most, for they are summed in one chain.
+#: grad_weight: bytes of the transformed tiles of a segment, of input and grad_output together; tiles of it at least,
+#: for the sums are read and written once for each segment, and at most, for they are summed in one chain.
 SEGMENT_BYTES, SEGMENT_LEAST, SEGMENT_MOST = 4 << 20, 56, 512
 #: Vectors of input channels of an item of grad_weight: its sums stay in L2.
 SUM_VECTORS = 4

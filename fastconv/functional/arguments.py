@@ -209,6 +209,11 @@ def shaped(array: np.ndarray, shape: Ints) -> np.ndarray:
     return array if array.shape == shape else array.reshape(shape)
 
 
+def is_half(array: np.ndarray) -> bool:
+    """Whether `array` is of float16: its products of small integers are exact, so no transform may round them."""
+    return array.dtype == np.float16
+
+
 def compute_dtype(array: np.ndarray) -> str:
     """Element type in which a result for `array` is computed: float16 is computed in float32."""
     return _COMPUTED_IN[array.dtype]

@@ -89,7 +89,7 @@ def _conv(
     if out is not None:
         shape = call.output_shape if batched else call.output_shape[1:]
         arguments.check_out(out, shape, given.dtype, [given, weights, biases])
-    settled = plan(problem, Direction.FORWARD, algorithm)
+    settled = plan(problem, Direction.FORWARD, algorithm, arguments.is_half(given))
     direct = out is not None and out.flags.carray and out.dtype == problem.dtype
     result = (
         out.reshape(problem.output_shape)

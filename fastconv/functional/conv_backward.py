@@ -27,9 +27,11 @@ def check_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
     return wanted[0], wanted[1], wanted[2]
 
 
-def grad_input_of(call: ConvCall, grad_output: np.ndarray, weight: np.ndarray, algorithm: str | None) -> np.ndarray:
+def grad_input_of(
+    call: ConvCall, grad_output: np.ndarray, weight: np.ndarray, algorithm: str | None, exactly: bool
+) -> np.ndarray:
     problem = call.problem
-    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
+    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm, exactly)
     grad_input = workspace.result(problem.input_shape, problem.dtype)
     if problem.batch:
         grad_output, weight = grad_output.reshape(problem.output_shape), weight.reshape(problem.weight_shape)
@@ -38,10 +40,15 @@ def grad_input_of(call: ConvCall, grad_output: np.ndarray, weight: np.ndarray, a
 
 
 def grad_weight_of(
-    call: ConvCall, grad_output: np.ndarray, input: np.ndarray, with_bias: bool, algorithm: str | None
+    call: ConvCall,
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    with_bias: bool,
+    algorithm: str | None,
+    exactly: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     problem = call.problem
-    settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm)
+    settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm, exactly)
     grad_weight = workspace.result(problem.weight_shape, problem.dtype)
     grad_bias = np.empty(problem.out_channels, problem.dtype) if with_bias else None
     if problem.batch:
@@ -82,10 +89,10 @@ def _conv_backward(
     gradients = arguments.plain(gradients)
     grad_input = grad_weight = grad_bias = None
     if for_input:
-        grad_input = grad_input_of(call, gradients, arguments.plain(weights), algorithm)
+        grad_input = grad_input_of(call, gradients, arguments.plain(weights), algorithm, arguments.is_half(given))
         grad_input = finish(grad_input, batched, given.dtype, None)
     if for_weight:
-        grad_weight, grad_bias = grad_weight_of(call, gradients, images, for_bias, algorithm)
+        grad_weight, grad_bias = grad_weight_of(call, gradients, images, for_bias, algorithm, arguments.is_half(given))
     elif for_bias:
         grad_bias = channel_sums(gradients, call.channels_last)
     rest = [None if array is None else finish(array, True, given.dtype, None) for array in (grad_weight, grad_bias)]

@@ -29,7 +29,9 @@ def _conv_input(
     dtype = arguments.compute_dtype(weights)
     call = conv_call(axes, dtype, shape, weights.shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")
-    grad_input = grad_input_of(call, arguments.plain(upstream), arguments.plain(weights), None)
+    grad_input = grad_input_of(
+        call, arguments.plain(upstream), arguments.plain(weights), None, arguments.is_half(weights)
+    )
     return finish(grad_input, True, weights.dtype, None)
 
 
@@ -50,7 +52,7 @@ def _conv_weight(
     dtype = arguments.compute_dtype(given)
     call = conv_call(axes, dtype, given.shape, shape, stride, padding, dilation, groups, "zeros", None)
     arguments.check_shape("grad_output", upstream, call.output_shape, "that of the output")
-    grad_weight, _ = grad_weight_of(call, arguments.plain(upstream), given, False, None)
+    grad_weight, _ = grad_weight_of(call, arguments.plain(upstream), given, False, None, arguments.is_half(given))
     return finish(grad_weight, True, given.dtype, None)
 
 

@@ -156,7 +156,7 @@ def _conv_transpose(
     if out is not None:
         shape = call.output_shape if batched else call.output_shape[1:]
         arguments.check_out(out, shape, given.dtype, [given, weights, biases])
-    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm)
+    settled = plan(problem, Direction.BACKWARD_INPUT, algorithm, arguments.is_half(given))
     result = workspace.result(problem.input_shape, problem.dtype)
     if problem.batch:
         upstream = arguments.plain(images).reshape(problem.output_shape)

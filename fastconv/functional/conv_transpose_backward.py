@@ -49,13 +49,13 @@ def _conv_transpose_backward(
     if for_input:
         result = workspace.result(problem.output_shape, problem.dtype)
         if problem.batch:
-            settled = plan(problem, Direction.FORWARD, algorithm)
+            settled = plan(problem, Direction.FORWARD, algorithm, arguments.is_half(given))
             settled.execute(seen, arguments.plain(weights).reshape(problem.weight_shape), result, Epilogue())
         grad_input = finish(arguments.shaped(result, images.shape), batched, given.dtype, None)
     if for_weight:
         result = np.zeros(problem.weight_shape, problem.dtype)
         if problem.batch:
-            settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm)
+            settled = plan(problem, Direction.BACKWARD_WEIGHT, algorithm, arguments.is_half(given))
             settled.execute(arguments.plain(images).reshape(problem.output_shape), seen, result, None)
         grad_weight = finish(arguments.shaped(result, weights.shape), True, given.dtype, None)
     if for_bias:
