@@ -61,6 +61,12 @@ class Epilogue(NamedTuple):
             np.maximum(result, 0, out=result)
 
 
+class PreparedWeight(NamedTuple):
+    """What `Algorithm.prepare_weight` made of a weight, for its forward pass to take in the weight's place."""
+
+    memory: np.ndarray
+
+
 #: Activations that every algorithm takes in its epilogue.
 FUSED_ACTIVATIONS = ("relu",)
 
@@ -97,6 +103,8 @@ class Algorithm:
         and nobody need look at all of them first.
     backward_weight
         conv: (problem, grad_output, input, grad_weight, grad_bias or None, scratch, threads); None for pools.
+    prepare_weight : (problem, direction, weight) -> PreparedWeight, optional
+        Transforms or packs a weight once, for problems that differ in their batch alone; None where it would not pay.
     group : str
         A name for several algorithms together, of which the best is meant.
     transforms : bool
@@ -115,6 +123,7 @@ class Algorithm:
     backward_input: Callable[..., None]
     backward_weight: Callable[..., None] | None = None
     checks_indices: bool = False
+    prepare_weight: Callable[[Any, Direction, np.ndarray], PreparedWeight] | None = None
     group: str = ""
     transforms: bool = False
 

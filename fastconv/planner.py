@@ -271,6 +271,11 @@ def plan(problem: Problem, direction: Direction, algorithm: str | None = None, e
     return _plan(problem, direction, algorithm, using, count, jit.generation())
 
 
+def implementation(settled: Plan) -> Algorithm:
+    """The algorithm behind a plan."""
+    return settled._implementation
+
+
 def forget_plans() -> None:
     """Drop the cached plans: after something was measured or tuned."""
     _plan.cache_clear()

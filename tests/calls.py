@@ -36,10 +36,11 @@ def parameters(name: str) -> list[str]:
 
 
 def algorithms(name: str) -> tuple[str | None, ...]:
-    """Every algorithm that a function can be told to take; None alone where it takes none."""
+    """Every algorithm that a function can be told to take, for any kernel; None alone where it takes none."""
     if "algorithm" not in parameters(name):
         return (None,)
-    return tuple(entry.name for entry in REGISTRY["conv" if name.startswith("conv") else "pool"])
+    family = "conv" if name.startswith("conv") else "pool"
+    return tuple(entry.name for entry in REGISTRY[family] if not entry.transforms)
 
 
 #: Every function with every algorithm; an id names both, so that what Numba compiles runs in one process.

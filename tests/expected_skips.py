@@ -22,6 +22,12 @@ EXPECTED = (
         400,
         "0.25 us each in plain Python",
     ),
+    Expected(
+        "not Winograd's",
+        r"cython_winograd_f\d refuses .*: it is for kernels of .*",
+        2000,
+        "a refusal by design: 3x3 of stride 1 and dilation 1 is what the transforms are for",
+    ),
     Expected("slow", r"slow: runs in make test-all", 100, "more than ten seconds each"),
     Expected("peers", r"peers: runs in make test-all", 2000, "make test needs neither torch nor SciPy"),
     Expected("harness", r"the harness needs the bench extra", 3, "make test brings it; a lean environment need not"),

@@ -6,9 +6,10 @@ import pytest
 from fastconv import ConvProblem
 from fastconv.planner import REGISTRY
 from tests import oracle
+from tests.checks import DIRECT
 from tests.problems import generator
 
-NAMES = pytest.mark.parametrize("name", [entry.name for entry in REGISTRY["conv"]])
+NAMES = pytest.mark.parametrize("name", [entry.name for entry in DIRECT])
 POOL_NAMES = pytest.mark.parametrize("name", [entry.name for entry in REGISTRY["pool"]])
 
 

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "fastconv"
 #: Serve all rooms and import none of them; among themselves only downwards, which Python itself sees to.
 SERVING = {
     "errors", "problem", "problem_text", "algorithm", "settings", "machine", "store", "workspace", "threads", "jit",
-    "taps", "_native",
+    "taps", "winograd", "_native",
 }  # fmt: skip
 
 #: Each room, and the rooms beside its own and the serving modules that it may import.

@@ -120,7 +120,7 @@ def test_the_first_convolution_of_a_process_costs_little(installed):
     first = """
 import numpy as np, fastconv
 result = fastconv.conv2d(np.ones((1, 16, 28, 28), np.float32), np.ones((16, 16, 3, 3), np.float32))
-assert result[0, 0, 0, 0] == 144
+assert abs(result[0, 0, 0, 0] - 144) < 1e-3
 """
     assert seconds(installed, first) < 0.25
 

@@ -5,7 +5,7 @@ import pytest
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests import oracle
-from tests.checks import assert_same_numbers, run_conv, skip_unless_expected_to_run
+from tests.checks import assert_right, assert_same_numbers, run_conv, skip_unless_expected_to_run
 from tests.problems import CONV_DIRECTIONS, CONV_PROBLEMS, conv_operands
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
@@ -22,23 +22,23 @@ def test_equals_the_oracle(algorithm, direction, problem):
     x, w, b, dy = data["input"], data["weight"], data["bias"], data["grad_output"]
     if direction is Direction.FORWARD:
         expected = oracle.conv_forward(problem, x, w).astype(problem.dtype)
-        assert_same_numbers(run_conv(algorithm, problem, direction, x, w), expected)
+        assert_right(algorithm, problem, direction, run_conv(algorithm, problem, direction, x, w), expected)
         # With everything the epilogue has, on more threads, and all the scratch that helps.
         actual = run_conv(algorithm, problem, direction, x, w, bias=b, activation="relu", threads=3, generous=True)
         expected = oracle.conv_forward(problem, x, w, b).clip(0).astype(problem.dtype)
-        assert_same_numbers(actual, expected, "with bias and relu")
+        assert_right(algorithm, problem, direction, actual, expected, "with bias and relu")
     elif direction is Direction.BACKWARD_INPUT:
         expected = oracle.conv_backward_input(problem, dy, w).astype(problem.dtype)
-        assert_same_numbers(run_conv(algorithm, problem, direction, dy, w), expected)
+        assert_right(algorithm, problem, direction, run_conv(algorithm, problem, direction, dy, w), expected)
         actual = run_conv(algorithm, problem, direction, dy, w, threads=3, generous=True)
-        assert_same_numbers(actual, expected, "on 3 threads")
+        assert_right(algorithm, problem, direction, actual, expected, "on 3 threads")
     else:
         expected = oracle.conv_backward_weight(problem, dy, x).astype(problem.dtype)
-        assert_same_numbers(run_conv(algorithm, problem, direction, dy, x), expected)
+        assert_right(algorithm, problem, direction, run_conv(algorithm, problem, direction, dy, x), expected)
         grad_weight, grad_bias = run_conv(
             algorithm, problem, direction, dy, x, with_grad_bias=True, threads=3, generous=True
         )
-        assert_same_numbers(grad_weight, expected, "on 3 threads")
+        assert_right(algorithm, problem, direction, grad_weight, expected, "on 3 threads")
         assert_same_numbers(grad_bias, oracle.conv_backward_bias(problem, dy).astype(problem.dtype), "grad_bias")
 
 
@@ -57,7 +57,7 @@ def test_transposed_convolution_adds_its_bias(algorithm, name):
     actual = run_conv(
         algorithm, problem, Direction.BACKWARD_INPUT, data["grad_output"], data["weight"], bias=bias, activation="relu"
     )
-    assert_same_numbers(actual, expected)
+    assert_right(algorithm, problem, Direction.BACKWARD_INPUT, actual, expected)
 
 
 @ALGORITHMS

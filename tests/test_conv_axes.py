@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import planner
+from tests.checks import DIRECT
 
-ALGORITHMS = [algorithm.name for algorithm in planner.REGISTRY["conv"]]
+ALGORITHMS = [algorithm.name for algorithm in DIRECT]
 REFUSING_CHANNELS_LAST: set[str] = set()
 
 

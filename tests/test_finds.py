@@ -12,6 +12,7 @@ import fastconv
 from fastconv.planner import REGISTRY
 from fastconv.pool import cython_tiled as pool
 from tests import hunt, hunt_properties
+from tests.checks import DIRECT
 from tests.hunt import main
 from tests.hunt_problems import hunt_one
 
@@ -116,7 +117,7 @@ def test_properties_of_the_hunt_notice_a_planted_fault(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("shapes", [((0, 3, 5, 5), (4, 3, 5, 5)), ((0, 3, 1, 1), (4, 3, 1, 1)), ((0, 2, 4), (3, 2, 4))])
-@pytest.mark.parametrize("algorithm", [*(entry.name for entry in REGISTRY["conv"]), "auto"])
+@pytest.mark.parametrize("algorithm", [*(entry.name for entry in DIRECT), "auto"])
 def test_no_images_for_a_kernel_of_their_size(shapes, algorithm):
     """As a linear layer its pixels are the images, and there was none."""
     input, weight = np.zeros(shapes[0], np.float32), np.ones(shapes[1], np.float32)

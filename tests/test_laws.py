@@ -8,12 +8,19 @@ import pytest
 from fastconv import parse_problem
 from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward, skip_unless_expected_to_run
+from tests.checks import (
+    EXACT,
+    assert_same_numbers,
+    run_conv,
+    run_pool_backward,
+    run_pool_forward,
+    skip_unless_expected_to_run,
+)
 from tests.problems import conv_operands, generator, integers, pool_input
 
 FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = Direction.FORWARD, Direction.BACKWARD_INPUT, Direction.BACKWARD_WEIGHT
 
-CONV = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
+CONV = pytest.mark.parametrize("algorithm", EXACT, ids=lambda algorithm: algorithm.name)
 POOL = pytest.mark.parametrize("algorithm", REGISTRY["pool"], ids=lambda algorithm: algorithm.name)
 TEXTS = (
     "f32_n2c5h9w10_k7r3s3_pad1:1,1:1",

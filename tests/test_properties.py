@@ -13,10 +13,17 @@ from fastconv.algorithm import Direction
 from fastconv.planner import REGISTRY
 from fastconv.problem import window_extent
 from tests import oracle
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward, skip_unless_expected_to_run
+from tests.checks import (
+    DIRECT,
+    assert_same_numbers,
+    run_conv,
+    run_pool_backward,
+    run_pool_forward,
+    skip_unless_expected_to_run,
+)
 from tests.problems import conv_operands, integers, pool_input
 
-CONV = pytest.mark.parametrize("algorithm", REGISTRY["conv"], ids=lambda algorithm: algorithm.name)
+CONV = pytest.mark.parametrize("algorithm", DIRECT, ids=lambda algorithm: algorithm.name)
 POOL = pytest.mark.parametrize("algorithm", REGISTRY["pool"], ids=lambda algorithm: algorithm.name)
 
 #: The same examples in every run, a bounded number of them, and no clock.
@@ -287,7 +294,7 @@ def test_mutated_calls_raise(mutation, error, message):
         fastconv.conv2d(**(valid_call() | mutation))
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY["conv"]])
+@pytest.mark.parametrize("name", [entry.name for entry in DIRECT])
 @pytest.mark.parametrize(
     "mutation", ["stride zero", "padding negative", "kernel over input", "channels", "weight dtype"]
 )

@@ -61,6 +61,7 @@ EXPECTED = {
     "get_num_threads": "",
     "algorithms": "family='conv'",
     "plan_conv2d": "input_shape, weight_shape, *, stride=1, padding=0, dilation=1, groups=1, dtype='float32', direction='forward'",
+    "prepare_conv2d": "weight, bias=None, *, input_shape, stride=1, padding=0, dilation=1, groups=1, padding_mode='zeros', activation=None, data_format=None, algorithm=None",
     "explain": "problem, weight_shape=None, *, stride=1, padding=0, dilation=1, groups=1, dtype='float32', direction='forward'",
     "machine": "",
     "empty_cache": "",

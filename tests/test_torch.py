@@ -12,13 +12,13 @@ import pytest
 import fastconv
 from fastconv.algorithm import unit_roundoff
 from fastconv.planner import REGISTRY
-from tests.checks import assert_close
+from tests.checks import DIRECT, assert_close
 from tests.copies import ROOT
 from tests.problems import generator
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:Using padding='same' with even:UserWarning")]
 
-CONV = [entry.name for entry in REGISTRY["conv"]]
+CONV = [entry.name for entry in DIRECT]
 POOL = [entry.name for entry in REGISTRY["pool"]]
 
 

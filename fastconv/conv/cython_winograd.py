@@ -1,6 +1,6 @@
 """Winograd's convolution, 3x3 of stride 1: a quarter of the products, for more additions and a larger error.
 
-With the matrices A, B, G of F(m, 3) (kernels/winograd.py), for every tile of m x m results::
+With the matrices A, B, G of F(m, 3) (fastconv/winograd.py), for every tile of m x m results::
 
     output = A^T [sum over c of (G weight[k, c] G^T) o (B^T input_tile[c] B)] A
     grad_input = the same of grad_output, with weights turned by half a circle and channels exchanged
@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from fastconv import threads as pool
-from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, unit_roundoff
+from fastconv.algorithm import Algorithm, Direction, Epilogue, PreparedWeight, always_ready, unit_roundoff
 from fastconv.conv import compiled
-from fastconv.conv.winograd import Segments, Tiling, segments, tiling
-from fastconv.kernels.winograd import POINTS, TAPS, amplification
+from fastconv.conv.winograd_blocks import Segments, Tiling, segments, tiling
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
-from fastconv.workspace import Scratch, aligned_bytes
+from fastconv.winograd import POINTS, TAPS, amplification
+from fastconv.workspace import ALIGNMENT, Scratch, aligned_bytes
 
 
 @cache
@@ -100,9 +101,9 @@ def _tiling(size: int, problem: ConvProblem, direction: Direction, allow_staged:
 
 
 @lru_cache(maxsize=256)
-def _segments(size: int, problem: ConvProblem) -> tuple[Segments, bytes]:
+def _segments(size: int, problem: ConvProblem, vector_bytes: int) -> tuple[Segments, bytes]:
     """The schedule of grad_weight, and what it knows of the task."""
-    schedule = segments(problem, size, compiled.vector_bytes())
+    schedule = segments(problem, size, vector_bytes)
     return schedule, compiled.kernels("winograd_gradient").gradient_task(**schedule.fields)
 
 
@@ -111,17 +112,18 @@ def workspace_bytes(size: int, problem: ConvProblem, direction: Direction, threa
         return 0, 0
     threads = min(threads, compiled.MOST_THREADS)
     if direction is Direction.BACKWARD_WEIGHT:
-        sums, _ = _segments(size, problem)
+        sums, _ = _segments(size, problem, compiled.vector_bytes())
         shared = aligned_bytes(sums.tile_bytes) + aligned_bytes(sums.grad_bytes) + aligned_bytes(sums.sum_bytes)
         return shared + sums.slot_bytes, shared + threads * sums.slot_bytes
-    best, least = _tiling(size, problem, direction), _tiling(size, problem, direction, allow_staged=False)
+    best, fused = _tiling(size, problem, direction), _tiling(size, problem, direction, allow_staged=False)
     shared = aligned_bytes(best.tile_bytes if best.staged else best.weight_items * best.weight_bytes)
-    return aligned_bytes(least.weight_bytes) + least.slot_bytes, shared + threads * best.slot_bytes
+    least = min(shared + best.slot_bytes, aligned_bytes(fused.weight_bytes) + fused.slot_bytes)
+    return least, shared + threads * best.slot_bytes
 
 
 @lru_cache(maxsize=256)
 def _prepared(
-    size: int, problem: ConvProblem, direction: Direction, granted: int, threads: int
+    size: int, problem: ConvProblem, direction: Direction, module: Any, granted: int, threads: int
 ) -> tuple[Tiling, bytes, int, int]:
     """The schedule for so many bytes, what it knows of the task, threads, and blocks of weights at once."""
     schedule = _tiling(size, problem, direction)
@@ -133,7 +135,19 @@ def _prepared(
     else:
         items, item_bytes = schedule.weight_items, schedule.weight_bytes
         threads, at_once = compiled.share(granted, items, item_bytes, schedule.slot_bytes, threads)
-    return schedule, compiled.kernels("winograd").winograd_task(**schedule.fields), threads, at_once
+    return schedule, module.winograd_task(**schedule.fields), threads, at_once
+
+
+def prepare_weight(size: int, problem: ConvProblem, direction: Direction, weight_kcrs: np.ndarray) -> PreparedWeight:
+    """The weight of all blocks of channels, transformed: it is the same for every batch."""
+    module = compiled.kernels("winograd")
+    schedule = _tiling(size, problem, direction)
+    memory = np.empty(schedule.weight_items * schedule.weight_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    call = module.winograd_call(None, weight_kcrs, None, memory.ctypes.data + start, 0, None, 0)
+    task = module.winograd_task(**schedule.fields)
+    pool.run(module.PACK[problem.dtype], call + task, schedule.weight_items, None)
+    return PreparedWeight(memory[start:])
 
 
 def _correlate(
@@ -141,32 +155,41 @@ def _correlate(
     size: int,
     problem: ConvProblem,
     source: np.ndarray,
-    weight_kcrs: np.ndarray,
+    weight_kcrs: np.ndarray | PreparedWeight,
     dest: np.ndarray,
     epilogue: Epilogue,
     scratch: Scratch,
     threads: int,
 ) -> None:
     """All tiles and then all weights; or as many weights as the scratch holds and then all tiles, and so on."""
+    prepared = weight_kcrs.memory.ctypes.data if isinstance(weight_kcrs, PreparedWeight) else 0
+    weight = None if isinstance(weight_kcrs, PreparedWeight) else weight_kcrs
     module, dtype = compiled.kernels("winograd"), problem.dtype
-    schedule, task, threads, at_once = _prepared(size, problem, direction, scratch.free, threads)
+    schedule, task, threads, at_once = _prepared(size, problem, direction, module, scratch.free, threads)
     relu = epilogue.activation == "relu"
     if schedule.staged:
         tiles, slots = scratch.reserve(schedule.tile_bytes), scratch.reserve(threads * schedule.slot_bytes)
-        call = module.winograd_call(source, weight_kcrs, dest, 0, tiles, epilogue.bias, slots, relu=relu)
+        call = module.winograd_call(source, weight, dest, prepared, tiles, epilogue.bias, slots, relu=relu)
         pool.run(module.TRANSFORM[dtype], call + task, schedule.tile_items, threads)
         pool.run(module.STAGED[dtype], call + task, schedule.weight_items, threads)
         return
     packed, slots = scratch.reserve(at_once * schedule.weight_bytes), scratch.reserve(threads * schedule.slot_bytes)
+    if prepared:
+        packed, at_once = prepared, schedule.weight_items
     group_tiles, group_weights = schedule.tile_items // problem.groups, schedule.weight_items // problem.groups
     for first in range(0, schedule.weight_items, at_once):
         last = min(first + at_once, schedule.weight_items)
         call = module.winograd_call(
-            source, weight_kcrs, dest, packed, 0, epilogue.bias, slots, first, last, relu
+            source, weight, dest, packed, 0, epilogue.bias, slots, first, last, relu
         )  # fmt: skip
         groups = (last - 1) // group_weights - first // group_weights + 1
-        pool.run(module.PACK[dtype], call + task, last - first, threads)
+        if not prepared:
+            pool.run(module.PACK[dtype], call + task, last - first, threads)
         pool.run(module.FUSED[dtype], call + task, groups * group_tiles, threads)
+
+
+forward = partial(_correlate, Direction.FORWARD)
+backward_input = partial(_correlate, Direction.BACKWARD_INPUT)
 
 
 def backward_weight(
@@ -181,7 +204,7 @@ def backward_weight(
 ) -> None:
     """Transform a segment of tiles of both, add their products, and so on."""
     module, dtype = compiled.kernels("winograd_gradient"), problem.dtype
-    schedule, task = _segments(size, problem)
+    schedule, task = _segments(size, problem, compiled.vector_bytes())
     tiles, grads = scratch.reserve(schedule.tile_bytes), scratch.reserve(schedule.grad_bytes)
     sums = scratch.reserve(schedule.sum_bytes) if schedule.sum_bytes else 0
     threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
@@ -208,8 +231,9 @@ ALGORITHMS = tuple(
         error=partial(error, size),
         cost=partial(cost, size),
         workspace_bytes=partial(workspace_bytes, size),
-        forward=partial(_correlate, Direction.FORWARD, size),
-        backward_input=partial(_correlate, Direction.BACKWARD_INPUT, size),
+        prepare_weight=partial(prepare_weight, size),
+        forward=partial(forward, size),
+        backward_input=partial(backward_input, size),
         backward_weight=partial(backward_weight, size),
     )
     for size in POINTS

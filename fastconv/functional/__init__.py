@@ -73,6 +73,7 @@ from fastconv.functional.pool_unpool import (
     max_unpool3d,
     max_unpool3d_backward,
 )
+from fastconv.functional.prepared import prepare_conv2d
 from fastconv.functional.upsampling import upsample, upsample_backward
 from fastconv.functional.windows import fold, unfold
 
@@ -143,6 +144,7 @@ __all__ = [
     "pad",
     "pad_backward",
     "plan_conv2d",
+    "prepare_conv2d",
     "unfold",
     "upsample",
     "upsample_backward",

@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastconv import workspace
-from fastconv.algorithm import FUSED_ACTIVATIONS, Direction, Epilogue
+from fastconv.algorithm import FUSED_ACTIVATIONS, Direction, Epilogue, PreparedWeight
 from fastconv.errors import InvalidProblem, shown
 from fastconv.functional import arguments
 from fastconv.functional.arguments import IntOrInts, Padding
-from fastconv.functional.conv_call import conv_call, finish
-from fastconv.planner import plan
+from fastconv.functional.conv_call import ConvCall, conv_call, finish
+from fastconv.planner import Plan, plan
 
 #: None, the name of a fused one, or any function of the result.
 Activation: TypeAlias = str | Callable[[np.ndarray], np.ndarray] | None
 
 
-def _check_bias(bias: ArrayLike | None, weight: np.ndarray) -> np.ndarray | None:
+def check_bias(bias: ArrayLike | None, weight: np.ndarray) -> np.ndarray | None:
     if bias is None:
         return None
     checked = arguments.as_array("bias", bias, weight.dtype)
@@ -28,7 +28,7 @@ def _check_bias(bias: ArrayLike | None, weight: np.ndarray) -> np.ndarray | None
     return arguments.plain(checked)
 
 
-def _check_activation(activation: Activation) -> Activation:
+def check_activation(activation: Activation) -> Activation:
     if activation is None or callable(activation) or activation in FUSED_ACTIVATIONS:
         return activation
     raise InvalidProblem(
@@ -84,12 +84,30 @@ def _conv(
         padding_mode, data_format,
     )  # fmt: skip
     problem = call.problem
-    biases = _check_bias(bias, weights)
-    activation = _check_activation(activation)
+    biases = check_bias(bias, weights)
+    activation = check_activation(activation)
     if out is not None:
         shape = call.output_shape if batched else call.output_shape[1:]
         arguments.check_out(out, shape, given.dtype, [given, weights, biases])
     settled = plan(problem, Direction.FORWARD, algorithm, arguments.is_half(given))
+    taken = arguments.plain(weights).reshape(problem.weight_shape)
+    return compute(call, settled, given, images, batched, taken, biases, activation, out, [given, weights, biases])
+
+
+def compute(
+    call: ConvCall,
+    settled: Plan,
+    given: np.ndarray,
+    images: np.ndarray,
+    batched: bool,
+    weight: np.ndarray | PreparedWeight,
+    bias: np.ndarray | None,
+    activation: Activation,
+    out: np.ndarray | None,
+    inputs: list[np.ndarray | None],
+) -> np.ndarray:
+    """Run a settled plan on checked arguments, into `out` or a result of its own."""
+    problem = call.problem
     direct = out is not None and out.flags.carray and out.dtype == problem.dtype
     result = (
         out.reshape(problem.output_shape)
@@ -97,11 +115,11 @@ def _conv(
         else workspace.result(problem.output_shape, problem.dtype)
     )
     if problem.batch:
-        epilogue = Epilogue(biases, activation if isinstance(activation, str) else None)
-        settled.execute(call.taken(images), arguments.plain(weights).reshape(problem.weight_shape), result, epilogue)
+        epilogue = Epilogue(bias, activation if isinstance(activation, str) else None)
+        settled.execute(call.taken(images), weight, result, epilogue)
     shown = arguments.shaped(result, call.output_shape)
     if callable(activation):
-        shown = _activated(activation, shown, [given, weights, biases])
+        shown = _activated(activation, shown, inputs)
     return finish(shown, batched, given.dtype, out)
 
 

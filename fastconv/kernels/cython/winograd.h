@@ -1,6 +1,6 @@
 /*
  * Winograd's transforms, on vectors over channels: whatever is done to one element of a tile is done to FC_LANES
- * channels of it. What a size F(m, 3) needs is in winograd_size.h, its matrices in what kernels/winograd.py writes.
+ * channels of it. What a size F(m, 3) needs is in winograd_size.h, its matrices in what fastconv/winograd.py writes.
  * The file includes itself once for each type.
  */
 #ifndef FC_REAL

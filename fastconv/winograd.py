@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ def _product(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-@cache
+@lru_cache(maxsize=8)
 def matrices(outputs: int) -> Matrices:
     """The matrices of F(outputs, 3), exactly.
 
@@ -92,7 +92,7 @@ def _largest(matrix: Matrix, of: list[Fraction]) -> Fraction:
     return max(sum((value**2 * x for value, x in zip(row, of)), Fraction(0)) for row in matrix)
 
 
-@cache
+@lru_cache(maxsize=8)
 def amplification(outputs: int) -> tuple[float, float]:
     """How many times the rounding errors of the products' sums grow: in results, and in gradients of the weight.
 
@@ -184,7 +184,7 @@ def _function(name: str, lines: list[str]) -> str:
 def header() -> str:
     """C functions of vectors for each size m: fc_input_m (B^T), fc_output_m (A^T), fc_filter_m (G) and, for the
     gradient by the weight, fc_grad_m (A) and fc_taps_m (G^T)."""
-    parts = ["/* Written by fastconv/kernels/winograd.py. Included once for each type. */\n"]
+    parts = ["/* Written by fastconv/winograd.py. Included once for each type. */\n"]
     for outputs in POINTS:
         at, g, bt = matrices(outputs)
         parts += [

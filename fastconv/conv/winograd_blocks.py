@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from fastconv.algorithm import Direction
-from fastconv.kernels.winograd import TAPS
 from fastconv.problem import ITEM_BYTES, ConvProblem, Ints
 from fastconv.taps import even
+from fastconv.winograd import TAPS
 from fastconv.workspace import aligned_bytes
 
 #: Tiles of a block: what is read of the weights is used for so many. Fewer where there would be less than so many
@@ -81,7 +81,7 @@ def tiling(
     k_step = problem.group_in_channels * taps
 
     tile_rows, tile_columns = -(-dest[0] // size), -(-dest[1] // size)
-    tiles = problem.batch * tile_rows * tile_columns
+    tiles = max(problem.batch * tile_rows * tile_columns, 1)  # an empty problem is planned, too
     block_tiles = even(tiles, min(BLOCK_TILES, max(LEAST_TILES, -(-tiles // ITEMS))))
     panel = even(block_tiles, panel_rows)
     run = max(1, min(RUN_COLUMNS // size, tile_columns))
@@ -151,7 +151,7 @@ def segments(problem: ConvProblem, size: int, vector_bytes: int) -> Segments:
     lanes = vector_bytes // item_bytes
     frequencies = (size + TAPS - 1) ** 2
     rows, columns = (-(-extent // size) for extent in problem.out_size)
-    tiles = problem.batch * rows * columns
+    tiles = max(problem.batch * rows * columns, 1)
     run = max(1, min(RUN_COLUMNS // size, columns))
     in_vectors, out_blocks = -(-problem.group_in_channels // lanes), -(-problem.group_out_channels // (2 * lanes))
     tile_bytes = problem.groups * frequencies * (in_vectors + 2 * out_blocks) * vector_bytes
