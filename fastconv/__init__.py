@@ -97,6 +97,7 @@ from fastconv.problem import ConvProblem, PoolProblem
 from fastconv.problem_text import parse_problem
 from fastconv.settings import configure, get_num_threads, set_num_threads, use
 from fastconv.show_config import show_config
+from fastconv.tuning import tune
 from fastconv.workspace import empty_cache, memory_stats
 
 __version__ = "0.1.0"
@@ -182,6 +183,7 @@ __all__ = [
     "prepare_conv2d",
     "set_num_threads",
     "show_config",
+    "tune",
     "unfold",
     "upsample",
     "upsample_backward",

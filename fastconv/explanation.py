@@ -67,6 +67,8 @@ class Explanation:
     chosen: str | None
     #: Whether use() or configure() asked for it.
     preferred: bool
+    #: Whether `tune` timed it here, and it was the fastest.
+    tuned: bool
 
     def __str__(self) -> str:
         rows = [("", "algorithm", "time", "workspace", "error", "note")]
@@ -87,7 +89,9 @@ class Explanation:
     def _note(self, candidate: planner.Candidate) -> str:
         """Why it was chosen, or why not."""
         if candidate.algorithm.name == self.chosen:
-            return "chosen: preferred by use() or configure()" if self.preferred else "chosen: least estimated time"
+            if self.preferred:
+                return "chosen: preferred by use() or configure()"
+            return "chosen: the fastest when tuned" if self.tuned else "chosen: least estimated time"
         if candidate.reason:
             return candidate.reason
         (chosen,) = (entry for entry in self.candidates if entry.algorithm.name == self.chosen)
@@ -119,4 +123,6 @@ def explain_problem(problem: Problem, direction: Direction) -> Explanation:
     except (NotImplementedError, MemoryError):
         chosen = None
     preferred = chosen in using.preference(planner.family_of(problem))
-    return Explanation(problem, direction, settings.get_num_threads(), tuple(found), chosen, preferred)
+    count = settings.get_num_threads()
+    tuned = chosen is not None and chosen == planner.tuned_choice(problem, direction, count)
+    return Explanation(problem, direction, count, tuple(found), chosen, preferred, tuned)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import conv, jit, pool, settings, threads, workspace
+from fastconv import conv, jit, pool, settings, store, threads, workspace
 from fastconv.algorithm import Algorithm, Direction, Epilogue, direct_error
 from fastconv.errors import UnsupportedProblem, shown
 from fastconv.machine import machine
@@ -230,10 +230,38 @@ def choose(
     if preferred and using.strict:
         raise _refuse(_called(found, preferred[0]), problem, direction)
     admissible = [candidate for candidate in found if not candidate.reason]
+    tuned = tuned_choice(problem, direction, using.threads or threads.get_num_threads())
+    for candidate in admissible:
+        if candidate.algorithm.name == tuned:
+            return candidate
     if not admissible:
         tight = [candidate for candidate in found if candidate.workspace_bytes]
         raise _refuse((tight or found)[-1], problem, direction)
     return min(admissible, key=lambda candidate: candidate.cost)
+
+
+@lru_cache(maxsize=1)
+def _tuned() -> dict[str, str]:
+    """What `tune` found, from the user's cache directory: a name by problem, direction and number of threads."""
+    found = store.read("tuned", machine().fingerprint)
+    return found if isinstance(found, dict) else {}
+
+
+def _tuned_key(problem: Problem, direction: Direction, count: int) -> str:
+    return f"{problem} {direction} x{count}"
+
+
+def tuned_choice(problem: Problem, direction: Direction, count: int) -> str | None:
+    """The algorithm that was the fastest when `tune` timed them here."""
+    return _tuned().get(_tuned_key(problem, direction, count))
+
+
+def remember_tuned(found: dict[tuple[Problem, Direction, int], str]) -> None:
+    """Take these algorithms from now on, and in processes to come if the disk can be written."""
+    changes = {_tuned_key(*key): name for key, name in found.items()}
+    _tuned().update(changes)
+    store.update("tuned", machine().fingerprint, changes)
+    forget_plans()
 
 
 @lru_cache(maxsize=4096)

@@ -58,6 +58,22 @@ def read(kind: str, key: str, *, version: int = 1) -> Any:
     return envelope["data"]
 
 
+def update(kind: str, key: str, changes: dict[str, Any], *, version: int = 1) -> bool:
+    """Add `changes` to a stored dictionary; return whether they are on disk.
+
+    Writers that do so at the same time wait for each other, where the system has file locks; none loses an entry.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            directory().mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path(kind, key).with_suffix(".lock"), "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        found = read(kind, key, version=version)
+        return write(kind, key, (found if isinstance(found, dict) else {}) | changes, version=version)
+
+
 def write(kind: str, key: str, data: Any, *, version: int = 1) -> bool:
     """Store JSON-serialisable `data`, whole or not at all; return whether it is on disk.
 

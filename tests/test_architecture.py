@@ -32,6 +32,7 @@ SERVING = {
 MAY_IMPORT = {
     "functional": {"planner", "explanation"},
     "explanation": {"planner"},
+    "tuning": {"planner"},
     "show_config": {"explanation", "planner"},
     "planner": {"conv", "pool"},
     "conv": {"kernels"},

@@ -63,6 +63,7 @@ EXPECTED = {
     "plan_conv2d": "input_shape, weight_shape, *, stride=1, padding=0, dilation=1, groups=1, dtype='float32', direction='forward'",
     "prepare_conv2d": "weight, bias=None, *, input_shape, stride=1, padding=0, dilation=1, groups=1, padding_mode='zeros', activation=None, data_format=None, algorithm=None",
     "explain": "problem, weight_shape=None, *, stride=1, padding=0, dilation=1, groups=1, dtype='float32', direction='forward'",
+    "tune": "problems",
     "machine": "",
     "empty_cache": "",
     "memory_stats": "",
