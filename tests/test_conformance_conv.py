@@ -43,7 +43,9 @@ def test_equals_the_oracle(algorithm, direction, problem):
 
 
 @ALGORITHMS
-@pytest.mark.parametrize("name", ["everything-f32", "everything_nhwc-f32", "depthwise_17-f64", "stride_2-f32"])
+@pytest.mark.parametrize(
+    "name", ["everything-f32", "everything_nhwc-f32", "depthwise_17-f64", "stride_2-f32", "linear_groups-f32"]
+)
 def test_transposed_convolution_adds_its_bias(algorithm, name):
     """backward_input with an epilogue is transposed convolution: its bias has one entry per input channel."""
     problem = CONV_PROBLEMS[name]

@@ -12,9 +12,10 @@ import fastconv
 from fastconv.planner import REGISTRY
 from fastconv.pool import cython_tiled as pool
 from tests import hunt, hunt_properties
-from tests.checks import DIRECT
+from tests.checks import DIRECT, assert_same_numbers
 from tests.hunt import main
 from tests.hunt_problems import hunt_one
+from tests.problems import generator
 
 FINDS = {
     "a stride of rows alone, where a row of the buffer has no gap": "f32_n2c8h9w6_k20r2s1_stride2x1",
@@ -148,3 +149,15 @@ def test_gradients_of_channels_last_pools_have_items_for_threads_and_signals(tex
         pytest.skip(f"cython_tiled is unavailable: {reason}")
     problem = fastconv.parse_problem(text)
     assert pool._schedule(problem, 64).backward_items >= items
+
+
+@pytest.mark.parametrize("algorithm", [*(entry.name for entry in DIRECT), "auto"])
+def test_the_bias_of_a_transposed_convolution_of_single_pixels(algorithm):
+    """Computed as a linear layer, whose channels are pixels: the bias was read as if it had as many entries."""
+    x, w = (
+        generator("pixels", shape).integers(-4, 5, shape).astype(np.float32) for shape in ((3, 6, 1, 1), (6, 4, 2, 3))
+    )
+    bias = np.arange(8, dtype=np.float32)
+    plain = fastconv.conv_transpose2d(x, w, groups=2, algorithm="naive")
+    found = fastconv.conv_transpose2d(x, w, bias, groups=2, algorithm=algorithm)
+    assert_same_numbers(found, plain + bias.reshape(-1, 1, 1))

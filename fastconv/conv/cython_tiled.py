@@ -60,7 +60,8 @@ def refusal(problem: ConvProblem, direction: Direction) -> str | None:
 
 
 #: Measured at one thread, AVX-512, share of the peak. Dense: 3x3, 5x5 and 1x1 layers of 64 to 512 channels reach
-#: 0.82-0.95, 0.8-0.95 and 0.65-0.9 of it, strided ones 0.6-0.9. Narrow, fitted to 1,700 random problems of up to 8 channels: half within 25 %.
+#: 0.82-0.95, 0.8-0.95 and 0.65-0.9 of it, strided ones 0.6-0.9. Narrow, fitted to 1,700 random problems of up to 8
+#: channels: half within 25 %.
 SHARE_OF_PEAK = {Direction.FORWARD: 0.87, Direction.BACKWARD_INPUT: 0.85, Direction.BACKWARD_WEIGHT: 0.8}
 NARROW_SHARE_OF_PEAK = {Direction.FORWARD: 0.68, Direction.BACKWARD_INPUT: 0.68, Direction.BACKWARD_WEIGHT: 0.5}
 #: Seconds to pack a weight, or to write its gradient; of a plane of a narrow layer; of a call.
@@ -91,6 +92,7 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
     if _depthwise(problem).takes(problem, direction):
         least_and_best: tuple[int, int] = _depthwise(problem).workspace_bytes(problem, direction, threads)
         return least_and_best
+    spread = _spread_bytes(problem, direction)
     problem, threads = as_linear(problem), min(threads, compiled.MOST_THREADS)
     if direction is Direction.BACKWARD_WEIGHT and dots.takes(problem, compiled.vector_bytes()):
         return dots.workspace_bytes(problem, threads)
@@ -102,12 +104,27 @@ def workspace_bytes(problem: ConvProblem, direction: Direction, threads: int) ->
         )
     schedule = correlation(problem, direction, compiled.vector_bytes())
     if schedule.packs_itself:
-        return schedule.slot_bytes, threads * schedule.slot_bytes
-    flags = aligned_bytes(8 * schedule.ranges)
+        return spread + schedule.slot_bytes, spread + threads * schedule.slot_bytes
+    flags = spread + aligned_bytes(8 * schedule.ranges)
     return (
         flags + aligned_bytes(schedule.range_bytes) + schedule.slot_bytes,
         flags + aligned_bytes(schedule.ranges * schedule.range_bytes) + threads * schedule.slot_bytes,
     )
+
+
+def _spread_bytes(problem: ConvProblem, direction: Direction) -> int:
+    """Scratch for a bias of grad_input, where a linear layer's channels are the pixels of those that have one."""
+    linear = direction is Direction.BACKWARD_INPUT and as_linear(problem) is not problem
+    return aligned_bytes(as_linear(problem).in_channels * ITEM_BYTES[problem.dtype]) if linear else 0
+
+
+def _spread(problem: ConvProblem, direction: Direction, bias: np.ndarray | None, scratch: Scratch) -> np.ndarray | None:
+    """The bias of the problem that is computed: an entry for each of its channels."""
+    if bias is None or not _spread_bytes(problem, direction):
+        return bias
+    spread = scratch.take((len(bias), math.prod(problem.kernel)), problem.dtype)
+    spread[...] = bias[:, None]
+    return spread.reshape(-1)
 
 
 @lru_cache(maxsize=256)
@@ -137,12 +154,13 @@ def _correlate(
         kernels.correlate(problem, direction, source, weight_kcrs, dest, epilogue, scratch, threads)
         return
     schedule, task, correlate = prepared
+    bias = _spread(problem, direction, epilogue.bias, scratch)
     relu = epilogue.activation == "relu"
     if schedule.packs_itself:
         if threads > 1:
             threads, _ = compiled.share(scratch.free, 0, 0, schedule.slot_bytes, threads)
         slots = scratch.reserve(threads * schedule.slot_bytes)
-        call = module.correlation_call(source, weight_kcrs, dest, 0, None, epilogue.bias, slots, 0, relu)
+        call = module.correlation_call(source, weight_kcrs, dest, 0, None, bias, slots, 0, relu)
         pool.run(correlate, call + task, schedule.ranges, threads)
         return
     flags = scratch.take((schedule.ranges,), np.int64) if schedule.guarded else None
@@ -150,7 +168,7 @@ def _correlate(
     packed, slots = scratch.reserve(at_once * schedule.range_bytes), scratch.reserve(threads * schedule.slot_bytes)
     for first in range(0, schedule.ranges, at_once):
         ranges = min(at_once, schedule.ranges - first)
-        arguments = (source, weight_kcrs, dest, packed, flags, epilogue.bias, slots, first, relu)
+        arguments = (source, weight_kcrs, dest, packed, flags, bias, slots, first, relu)
         call = module.correlation_call(*arguments)
         pool.run(compiled.kernels("pack").PACK[problem.dtype], call + task, ranges, threads)
         if flags is not None and flags[:ranges].any():
