@@ -48,6 +48,8 @@ KERNELS = (
     MEANS,
     MAXIMA_BACK,
     MEANS_BACK,
+    Kernel("winograd", "transforms and products", "3x3 of stride 1 by cython_winograd, forward and input gradient"),
+    Kernel("winograd_gradient", "transforms and products", "weight gradient of the same"),
     Kernel("limits", "multiply-adds and copies", "measures what the others are compared with"),
 )
 

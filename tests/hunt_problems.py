@@ -15,7 +15,7 @@ from fastconv.algorithm import Algorithm, Direction
 from fastconv.planner import REGISTRY
 from fastconv.problem import ConvProblem, PoolProblem, Problem, window_extent
 from tests import oracle
-from tests.checks import assert_same_numbers, run_conv, run_pool_backward, run_pool_forward
+from tests.checks import assert_right, assert_same_numbers, run_conv, run_pool_backward, run_pool_forward
 from tests.problems import conv_operands, integers, pool_input
 
 #: Multiply-accumulates of a problem at most, and of one that naive, in plain Python, takes part in.
@@ -78,7 +78,7 @@ def conv_checks(problem: ConvProblem) -> dict[Direction, Callable[[Algorithm, in
 
         def run(algorithm: Algorithm, threads: int, generous: bool) -> None:
             found = run_conv(algorithm, problem, direction, *operands, threads=threads, generous=generous, **options)
-            assert_same_numbers(found, wanted, str(direction))
+            assert_right(algorithm, problem, direction, found, wanted, str(direction))
 
         return run
 

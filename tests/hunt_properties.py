@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fastconv.planner import REGISTRY
 from tests import test_properties as properties
+from tests.checks import DIRECT
 from tests.hunt_draws import pick
 from tests.problems import conv_operands, pool_input
 
@@ -46,7 +47,7 @@ def by_hypothesis(rng: np.random.Generator, counts: Counter[str]) -> int:
     inner = test.hypothesis.inner_test  # type: ignore[attr-defined]
     rest: dict[str, Any] = {}
     if isinstance(kind, str):
-        rest["algorithm"] = pick(rng, *REGISTRY[kind])
+        rest["algorithm"] = pick(rng, *(DIRECT if kind == "conv" else REGISTRY[kind]))
     elif kind is not None:
         rest["mutation"], rest["message"] = pick(rng, *kind.values())
     label = f"{test.__name__.removeprefix('test_')} {getattr(rest.get('algorithm'), 'name', '')}".strip()

@@ -38,6 +38,7 @@ PARAMETERS = "tests/test_edge_parameters.py"
 SHAPES = "tests/test_edge_shapes.py"
 REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
+WINOGRAD = "tests/test_winograd.py"
 SETTINGS = "tests/test_settings.py"
 WORKSPACE = "tests/test_workspace.py"
 
@@ -238,8 +239,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "planner: a name that refuses runs, one that only has to compile is refused",
         ("planner",),
         "fastconv/planner.py",
-        "        if by_name[name].reason and not by_name[name].on_request:\n            raise",
-        "        if by_name[name].reason and by_name[name].on_request:\n            raise",
+        "        if called.reason and not called.on_request:\n            raise",
+        "        if called.reason and called.on_request:\n            raise",
         SETTINGS,
         "refusal or missing",
     ),
@@ -535,6 +536,34 @@ MUTANTS: tuple[Mutant, ...] = (
         BLOCKS,
         "numba_direct and backward_weight and small and (rows or tiles_stride)",
     ),
+    # -- Winograd -----------------------------------------------------------------------------------
+    Mutant(
+        "cython_winograd forward: a run of tiles that crosses panels stays in the first",
+        ("conv/cython_winograd forward", "tail"),
+        "fastconv/kernels/cython/winograd.pyx",
+        "few = at_most(tiles, t.panel - first % t.panel)",
+        "few = tiles",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd backward_input: the taps are not turned",
+        ("conv/cython_winograd backward_input",),
+        "fastconv/kernels/cython/winograd_size.h",
+        "const ptrdiff_t step = turned ? -FC_LANES : FC_LANES;\n    if (turned) taps += 8 * FC_LANES;",
+        "const ptrdiff_t step = FC_LANES;",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd backward_weight: each segment of tiles begins its sums anew",
+        ("conv/cython_winograd backward_weight", "spill"),
+        "fastconv/kernels/cython/winograd_gradient.pyx",
+        "cdef int add = t.call.first_tile > 0",
+        "cdef int add = 0",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
     # -- the split among threads --------------------------------------------------------------------
     Mutant(
         "threads: items that do not divide evenly are lost",
@@ -577,7 +606,7 @@ def required_kinds() -> dict[str, int]:
         ("pool", ("forward", "backward_input")),
     ):
         for algorithm in REGISTRY[family]:
-            required |= {f"{family}/{algorithm.name} {direction}": 1 for direction in directions}
+            required |= {f"{family}/{algorithm.group or algorithm.name} {direction}": 1 for direction in directions}
     return required
 
 

@@ -27,10 +27,11 @@ COMPILED = "numba_direct"
 
 
 def algorithms(operator: str) -> list[str | None]:
-    """Names that an operator takes; None where it has none."""
+    """Names that an operator takes for any kernel; None where it has none."""
     if "algorithm" not in inspect.signature(getattr(fastconv, operator)).parameters:
         return [None]
-    return [entry.name for entry in REGISTRY["conv" if operator.startswith("conv") else "pool"]]
+    family = "conv" if operator.startswith("conv") else "pool"
+    return [entry.name for entry in REGISTRY[family] if not entry.transforms]
 
 
 #: (operator, its algorithms) with those compiled anew apart.
