@@ -112,6 +112,32 @@ def amplification(outputs: int) -> tuple[float, float]:
     return float(results), float(taps)
 
 
+def bound_factor(outputs: int) -> float:
+    """By how much the matrices can grow rounding errors, whatever the data.
+
+    With u the unit roundoff and m roundings on the way of a product to a result (C channels: at most C + 40)::
+
+        |error| <= m u / (1 - m u) * bound_factor * sum over c of  (sum of |x| over a tile) * (sum of |w| over the taps)
+
+    for every result of the tile, and likewise for grad_input; the factor is the largest coefficient of a product of one
+    input and one tap when every matrix is replaced by its absolute values. (N. Higham, Accuracy and Stability of
+    Numerical Algorithms, 2002, section 3.1.)
+
+    Examples
+    --------
+    >>> [round(bound_factor(outputs)) for outputs in (2, 4, 6)]
+    [4, 31, 204]
+    """
+    at, g, bt = matrices(outputs)
+    coefficients = (
+        sum((abs(row[f] * g[f][tap] * bt[f][place]) for f in range(len(bt))), Fraction(0))
+        for row in at
+        for tap in range(TAPS)
+        for place in range(len(bt))
+    )
+    return float(max(coefficients)) ** 2
+
+
 # -- C ----------------------------------------------------------------------------------------------
 
 

@@ -256,6 +256,25 @@ def test_the_stated_error_holds_for_ninety_nine_in_a_hundred(size, direction):
     assert ((0.25 <= ratios) & (ratios <= 1)).mean() >= 0.98
 
 
+@SIZES
+def test_no_error_exceeds_the_bound(size):
+    """Not of random data alone: of one element that dwarfs the others of its tile, too."""
+    problem = ConvProblem("float32", 1, 20, (3 * size + 2, 2 * size + 2), 9, (3, 3))
+    x, w = operands(problem, FORWARD)
+    dwarfed = x.copy()
+    dwarfed[:, :, ::size, ::size] *= 1e6
+    roundings = problem.in_channels + 40
+    u = 2.0**-24
+    for image in (x, dwarfed):
+        errors = np.abs(run(BY_SIZE[size], problem, FORWARD, image, w) - exactly(problem, FORWARD, image, w))
+        for row in range(0, problem.out_size[0], size):
+            for column in range(0, problem.out_size[1], size):
+                tile = np.abs(image[0, :, row : row + size + 2, column : column + size + 2]).sum((1, 2), dtype=float)
+                sums = np.abs(w).sum((2, 3), dtype=float) @ tile
+                bound = roundings * u / (1 - roundings * u) * winograd.bound_factor(size) * sums
+                assert (errors[0, :, row : row + size, column : column + size].max((1, 2)) <= bound).all()
+
+
 @pytest.mark.parametrize("channels", [64, 256, 512])
 def test_f4_errs_by_six_millionths_at_most(channels):
     problem = ConvProblem("float32", 1, channels, (14, 14), 64, (3, 3), pads=((1, 1), (1, 1)))
