@@ -29,10 +29,18 @@ from typing import Any
 import numpy as np
 
 from fastconv import threads as pool
-from fastconv.algorithm import Algorithm, Direction, Epilogue, always_ready, direct_error
+from fastconv.algorithm import (
+    Algorithm,
+    Direction,
+    Epilogue,
+    always_ready,
+    direct_error,
+    reduction_length,
+    unit_roundoff,
+)
 from fastconv.conv import compiled, depthwise, depthwise_channels, dots
 from fastconv.conv.contraction import Contraction, contraction
-from fastconv.conv.correlation import Correlation, correlation
+from fastconv.conv.correlation import BLOCK_REDUCTION, Correlation, correlation
 from fastconv.conv.linear import as_linear
 from fastconv.conv.volumes import with_volumes
 from fastconv.machine import Machine
@@ -57,6 +65,17 @@ def _depthwise(problem: ConvProblem) -> ModuleType:
 
 def refusal(problem: ConvProblem, direction: Direction) -> str | None:
     return None if problem.axes == 2 else "its tiles are cut from images of two spatial axes"
+
+
+def error(problem: ConvProblem, direction: Direction) -> float:
+    """That of any order of summing, but for sums in chunks, whose error grows as that of one chunk.
+
+    Measured over 175 shapes of 1 to 600 channels, forward and grad_input: 0.26 to 1 of this, once 1.2.
+    """
+    if direction is Direction.BACKWARD_WEIGHT:
+        return direct_error(problem, direction)
+    summed = min(reduction_length(problem, direction), BLOCK_REDUCTION)
+    return unit_roundoff(problem.dtype) * (0.5 + 0.87 * math.sqrt(summed))
 
 
 #: Measured at one thread, AVX-512, share of the peak. Dense: 3x3, 5x5 and 1x1 layers of 64 to 512 channels reach
@@ -234,7 +253,7 @@ ALGORITHMS = (
             unavailable=unavailable,
             refusal=refusal,
             ready=always_ready,
-            error=direct_error,
+            error=error,
             cost=cost,
             workspace_bytes=workspace_bytes,
             forward=forward,
