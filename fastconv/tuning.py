@@ -108,7 +108,7 @@ def tune(problems: Iterable[Problem | str]) -> list[Tuned]:
     Examples
     --------
     >>> import fastconv
-    >>> [found.direction for found in fastconv.tune(["f32_n1c3h8w8_k4r3s3"])]
+    >>> [found.direction for found in fastconv.tune(["f32_n1c5h7w11_k6r3s3"])]
     ['forward', 'backward_input', 'backward_weight']
     """
     if isinstance(problems, (str, ConvProblem, PoolProblem)):
