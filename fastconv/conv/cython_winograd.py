@@ -1,4 +1,4 @@
-"""Winograd's convolution, 3x3 of stride 1: a quarter of the products, for more additions and a larger error.
+"""Winograd's convolution, 3x3 (and planes of such volumes) of stride 1: a quarter of the products, for more additions and a larger error.
 
 With the matrices A, B, G of F(m, 3) (fastconv/winograd.py), for every tile of m x m results::
 
@@ -28,6 +28,7 @@ import numpy as np
 from fastconv import threads as pool
 from fastconv.algorithm import Algorithm, Direction, Epilogue, PreparedWeight, always_ready, unit_roundoff
 from fastconv.conv import compiled
+from fastconv.conv.volumes import with_volumes
 from fastconv.conv.winograd_blocks import Segments, Tiling, segments, tiling
 from fastconv.machine import Machine
 from fastconv.problem import ITEM_BYTES, ConvProblem
@@ -238,20 +239,22 @@ def backward_weight(
 
 
 ALGORITHMS = tuple(
-    Algorithm(
-        name=f"cython_winograd_f{size}",
-        group="cython_winograd",
-        transforms=True,
-        unavailable=unavailable,
-        refusal=refusal,
-        ready=always_ready,
-        error=partial(error, size),
-        cost=partial(cost, size),
-        workspace_bytes=partial(workspace_bytes, size),
-        prepare_weight=partial(prepare_weight, size),
-        forward=partial(forward, size),
-        backward_input=partial(backward_input, size),
-        backward_weight=partial(backward_weight, size),
+    with_volumes(
+        Algorithm(
+            name=f"cython_winograd_f{size}",
+            group="cython_winograd",
+            transforms=True,
+            unavailable=unavailable,
+            refusal=refusal,
+            ready=always_ready,
+            error=partial(error, size),
+            cost=partial(cost, size),
+            workspace_bytes=partial(workspace_bytes, size),
+            prepare_weight=partial(prepare_weight, size),
+            forward=partial(forward, size),
+            backward_input=partial(backward_input, size),
+            backward_weight=partial(backward_weight, size),
+        )
     )
     for size in POINTS
 )
