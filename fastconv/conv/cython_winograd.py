@@ -1,4 +1,6 @@
-"""Winograd's convolution, 3x3 (and planes of such volumes) of stride 1: a quarter of the products, for more additions and a larger error.
+"""Winograd's convolution, 3x3 of stride 1: a quarter of the products, for more additions and a larger error.
+
+Volumes of such planes, too.
 
 With the matrices A, B, G of F(m, 3) (fastconv/winograd.py), for every tile of m x m results::
 
