@@ -26,7 +26,7 @@ install = @echo "installing: $(1)" && $(PY) -c '$(REQUIREMENTS)' $(1) > $(VENV)/
  $(PY) -m pip install -q -r $(VENV)/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-all bench bench-full check format hunt mutants sanitize readme kernels clean
+.PHONY: help report test test-all bench bench-full check format hunt mutants sanitize readme kernels planner clean
 .DELETE_ON_ERROR:
 
 help:
@@ -85,6 +85,11 @@ kernels: $(VENV)/.for-bench
 	$(compile)
 	$(PY) -m bench run --preset kernels --out reports/runs/kernels.jsonl
 	$(PY) -m bench kernels reports/runs/kernels.jsonl
+
+# Winograd and the planner's choices beside every library that pyproject.toml names, with bars.
+planner: $(VENV)/.for-bench+all-peers
+	$(compile)
+	$(PY) -m bench run --preset planner
 
 bench: $(VENV)/.for-test+bench
 	$(compile)

@@ -3,7 +3,7 @@
     presets.py       what to measure, as data: presets/*.toml, and the layers of shapes/*.csv
     data.py          the arrays of a problem: seeded, of order 1, changed in place between rounds
     reference.py     the right answer, in float64, computed in another way than any candidate
-    candidates.py    fastconv's algorithms, ready to be called;  peers.py: other libraries
+    candidates.py    fastconv's algorithms, ready to be called;  peers/: other libraries
     measure.py       interleaved rounds, verified before and after
     run.py           a whole preset: problems x directions x threads, as rows
     environment.py   where and with what it was measured

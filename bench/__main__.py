@@ -30,7 +30,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from bench import presets
+    from bench import peers, presets
 
     top = argparse.ArgumentParser(prog="python -m bench", description="Measure fastconv, and show what was measured.")
     commands = top.add_subparsers(required=True, metavar="run | report | readme | kernels")
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--algorithms", type=_listed, metavar="A,B", help="only these (auto counts as one)")
     run.add_argument("--directions", type=_listed, metavar="D,E", help=", ".join(presets.DIRECTIONS))
     run.add_argument("--threads", type=_counts, metavar="N,M", help="thread counts; the machine's cores by default")
-    run.add_argument("--peers", type=_listed, metavar="P,Q", help="torch, torch_channels_last")
+    run.add_argument("--peers", type=_listed, metavar="P,Q", help=", ".join(peers.NAMES))
     run.add_argument("--seconds", type=float, help="about how long to measure")
     run.add_argument("--seed", type=int, default=0, help="of the data and of the order of the rounds")
     run.add_argument("--out", type=Path, metavar="FILE", help="where the records go; reports/runs/ by default")

@@ -7,6 +7,7 @@ A row's figure is, by the bar's measure,
     copy      our share of the copy speed that the same run measured
     scaling   our speed-up from 1 thread to the row's, as a share of what peak (or copy) itself scales
     time      the microseconds allowed / ours
+    regret    the time of the fastest algorithm that auto may take / ours, paired per round: 1 is the best choice
 
 A row that our candidate refuses, or gets wrong, counts as 0. Rows in which the fastest peer takes under 100 us
 are judged apart: each must reach 0.5.
@@ -48,8 +49,10 @@ class Verdict:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The row with the smallest figure."""
-        return min(self.figures.items(), key=lambda item: item[1], default=("", math.nan))
+        """The row with the smallest figure, of the share of rows that the bar asks about."""
+        rising = sorted(self.figures.items(), key=lambda item: item[1])
+        spared = int((1 - self.bar.share) * len(rising) + 1e-9)  # 0.05 of 20 is one row, whatever is rounded
+        return rising[spared] if rising else ("", math.nan)
 
     @property
     def reached(self) -> bool:
@@ -78,6 +81,13 @@ def _judge(bar: Bar, run: Run) -> Verdict:
         if ours["status"] != "timed":
             verdict.figures[label] = 0.0
             continue
+        if bar.measure == "regret":
+            figure = _regret(ours, rows)
+            if figure is None:
+                verdict.missing.append(label)
+            else:
+                verdict.figures[label] = figure
+            continue
         if bar.measure == "ratio":
             timed = [rows[name] for name in bar.against if rows.get(name, {}).get("status") == "timed"]
             if not timed:
@@ -97,6 +107,12 @@ def _judge(bar: Bar, run: Run) -> Verdict:
         else:
             verdict.figures[label] = share
     return verdict
+
+
+def _regret(ours: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Time of the fastest of the algorithms that were timed under their own names and that auto may take, over ours."""
+    named = [row for name, row in rows.items() if row.get("algorithm") == name and row.get("admitted")]
+    return min((paired_ratio(row["samples"], ours["samples"]) for row in named if row["samples"]), default=None)
 
 
 def share_of(measure: str, row: Mapping[str, Any], run: Run) -> float | None:
@@ -134,8 +150,8 @@ def selected(select: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a bar is about this row.
 
     `family` (conv, max, avg), `directions`, `threads`, `dtype`, `kind` ("dense": every output channel sees all
-    input channels or several; "depthwise": one), `least_flops`, `most_flops`, `least_channels`, `least_bytes` (of
-    all arrays).
+    input channels or several; "depthwise": one), `batch`, `least_flops`, `most_flops`, `least_channels` (of the
+    input), `least_out_channels`, `least_map` (the shorter side of the input), `least_bytes` (of all arrays).
 
     Raises
     ------
@@ -144,7 +160,10 @@ def selected(select: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """
     problem = fastconv.parse_problem(row["problem"])
     kind = "depthwise" if _depthwise(row["problem"]) and getattr(problem, "groups", 1) > 1 else "dense"
-    channels = problem.in_channels if isinstance(problem, fastconv.ConvProblem) else problem.channels
+    if isinstance(problem, fastconv.ConvProblem):
+        channels, out_channels = problem.in_channels, problem.out_channels
+    else:
+        channels = out_channels = problem.channels
     answers = {
         "family": lambda wanted: row["family"] in ([wanted] if isinstance(wanted, str) else wanted),
         "directions": lambda wanted: row["direction"] in wanted,
@@ -153,7 +172,10 @@ def selected(select: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         "kind": lambda wanted: row["family"] == "conv" and kind == wanted,
         "least_flops": lambda wanted: 2 * problem.macs >= wanted,
         "most_flops": lambda wanted: 2 * problem.macs <= wanted,
+        "batch": lambda wanted: problem.batch in wanted,
         "least_channels": lambda wanted: channels >= wanted,
+        "least_out_channels": lambda wanted: out_channels >= wanted,
+        "least_map": lambda wanted: min(problem.in_size) >= wanted,
         "least_bytes": lambda wanted: problem.bytes >= wanted,
     }
     if unknown := set(select) - set(answers):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,13 @@ NAIVE_MACS = 200_000
 
 class Refused(Exception):
     """Why a candidate does not take part in a row."""
+
+
+class Taken(NamedTuple):
+    """Which of fastconv's algorithms a candidate computes with."""
+
+    algorithm: str | None = None  # None: another library
+    admitted: bool = False  # whether auto may take it: nothing would compile, and its error is tolerated
 
 
 def _nothing() -> None:
@@ -40,9 +47,28 @@ class Prepared:
     refresh: Callable[[], None] = _nothing  # after the contents of the operands changed
     ready: Callable[[], bool] = field(default=lambda: True)  # False while a call would compile first
     warm_up: Callable[[], Any] = _nothing  # compiles whatever the first call left
+    rebuilt: bool = False  # whether `refresh` builds the call anew, so that its next call is a first one
+    taken: Callable[[], Taken] = Taken  # asked when everything was timed: what is compiled by then may be taken
     results: Callable[[Any], tuple[np.ndarray, ...]] = lambda result: (  # what `call` returned, as NumPy arrays
         result if isinstance(result, tuple) else (result,)
     )
+
+
+class Rebuilt:
+    """The call of a model that holds its weight, and takes no other: `refresh` builds it anew."""
+
+    def __init__(self, build: Callable[[], Callable[[], Any]]) -> None:
+        self._build = build
+        self._call: Callable[[], Any] | None = None
+
+    def refresh(self) -> None:
+        """Build it from the weight's present contents."""
+        self._call = None  # its memory is free before the next takes as much
+        self._call = self._build()
+
+    def __call__(self) -> Any:
+        assert self._call is not None
+        return self._call()
 
 
 class Candidate(Protocol):
@@ -81,6 +107,7 @@ class Algorithm:
             answer.workspace_bytes,
             ready=lambda: answer.algorithm.ready(problem, way),
             warm_up=fastconv_call(problem, direction, operands, self.name, with_bias=True),
+            taken=partial(_taken, problem, way.value, None if self.name == "auto" else self.name),
         )
 
 
@@ -103,7 +130,51 @@ class ThroughPlan:
             "backward_input": (own.grad_output, own.weight),
             "backward_weight": (own.grad_output, own.input),
         }[direction]
-        return Prepared(self.name, partial(plan.run, first, second), plan.error, plan.workspace_bytes)
+        taken = partial(_taken, problem, direction, plan.algorithm)
+        return Prepared(self.name, partial(plan.run, first, second), plan.error, plan.workspace_bytes, taken=taken)
+
+
+class HeldWeight:
+    """`prepare_conv2d`: what a model for inference does, its weight packed or transformed before."""
+
+    name = "prepared"
+
+    def prepare(self, problem: Problem, direction: str, operands: Operands) -> Prepared:
+        """Take the weight before each sample, outside of what is timed; results go where the last ones were."""
+        if not isinstance(problem, fastconv.ConvProblem) or problem.axes != 2 or direction != "forward":
+            raise Refused("only conv2d, forward, has weights that are prepared")
+        own: Any = operands
+        layout = "NHWC" if problem.channels_last else "NCHW"
+        result = np.empty(problem.output_shape, problem.dtype)
+        names: list[str] = []
+
+        def build() -> Callable[[], Any]:
+            held = fastconv.prepare_conv2d(
+                own.weight, input_shape=problem.input_shape, stride=problem.stride, padding=problem.pads,
+                dilation=problem.dilation, groups=problem.groups, data_format=layout,
+            )  # fmt: skip
+            names[:] = [held.algorithm]
+            return partial(held, own.input, out=result)
+
+        model = Rebuilt(build)
+        model.refresh()
+        answer = _answer(problem, direction, names[0])
+        return Prepared(
+            self.name, model, answer.error, answer.workspace_bytes, refresh=model.refresh, rebuilt=True,
+            taken=lambda: _taken(problem, direction, names[0]),
+        )  # fmt: skip
+
+
+def _answer(problem: Problem, direction: str, algorithm: str | None) -> Any:
+    """What the planner says of `algorithm` now; None: of the one that auto takes."""
+    table = fastconv.explain(problem, direction=direction)
+    name = algorithm or table.chosen
+    return next(entry for entry in table.candidates if entry.algorithm.name == name)
+
+
+def _taken(problem: Problem, direction: str, algorithm: str | None) -> Taken:
+    answer = _answer(problem, direction, algorithm)
+    return Taken(answer.algorithm.name, not answer.reason)
 
 
 def _is_conv(problem: Problem) -> bool:
@@ -194,16 +265,15 @@ def find(algorithms: tuple[str, ...], peers: tuple[str, ...]) -> list[Candidate]
     ValueError
         For a name that nothing is known under, or a peer that is not installed.
     """
-    known = [*registered(), "auto", ThroughPlan.name]
+    others: dict[str, Candidate] = {"plan": ThroughPlan(), "prepared": HeldWeight()}
+    known = [*registered(), "auto", *others]
     if strange := [name for name in algorithms if name not in known]:
         raise ValueError(f"unknown algorithm {strange[0]!r}; the names are {', '.join(known)}")
-    found: list[Candidate] = [
-        ThroughPlan() if name == ThroughPlan.name else Algorithm(name) for name in algorithms or registered()
-    ]
+    found: list[Candidate] = [others.get(name) or Algorithm(name) for name in algorithms or registered()]
     if peers:
-        from bench import peers as others
+        from bench.peers import find as find_peer
 
-        found += [others.find(name) for name in peers]
+        found += [find_peer(name) for name in peers]
     return found
 
 

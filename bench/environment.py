@@ -13,7 +13,8 @@ from typing import Any
 
 import fastconv
 
-_PACKAGES = ("numpy", "numba", "llvmlite", "cython", "threadpoolctl", "torch")
+_PEERS = ("torch", "onnx", "onnxruntime", "openvino", "ncnn")
+_PACKAGES = ("numpy", "numba", "llvmlite", "cython", "threadpoolctl", *_PEERS)
 
 
 def describe() -> dict[str, Any]:
@@ -92,6 +93,6 @@ def wait_passively() -> None:
 
     To be called before any library that brings OpenMP is imported.
     """
-    if "torch" not in sys.modules and "numba" not in sys.modules:
+    if not {"numba", *_PEERS} & set(sys.modules):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("KMP_BLOCKTIME", "0")

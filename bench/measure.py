@@ -40,6 +40,8 @@ class Outcome:
     error: float | None = None  # max|error| / max|result| against float64
     allowed_error: float | None = None
     workspace_bytes: int | None = None
+    algorithm: str | None = None  # fastconv's that computed; None for another library
+    admitted: bool = False  # whether auto may take that algorithm
 
 
 class Wrong(Exception):
@@ -164,11 +166,18 @@ class Case:
             factor = self.operands.double()
             self._verify_again(self._round(count), factor)
             break
+        for name, prepared in self.prepared.items():
+            self.outcomes[name].algorithm, self.outcomes[name].admitted = prepared.taken()
         return list(self.outcomes.values())
 
     def _round(self, number: int) -> dict[str, Any]:
-        """One sample of every candidate, in random order; what each returned."""
+        """One sample of every candidate, in random order; what each returned.
+
+        A model that was just built allocates in its first call. That one is not timed; and where there is such a
+        model, every candidate makes a call before its sample, so that all find their arrays in the caches alike.
+        """
         names = list(self.prepared)
+        warm = any(prepared.rebuilt for prepared in self.prepared.values())
         self.rng.shuffle(names)
         results = {}
         for name in names:
@@ -176,6 +185,8 @@ class Case:
             with self._blamed(name), _no_collection():
                 prepared = self.prepared[name]
                 prepared.refresh()
+                if warm:
+                    prepared.call()
                 outcome = self.outcomes[name]
                 seconds, results[name] = sample(prepared.call, outcome.calls)
                 outcome.samples.append(seconds)

@@ -69,12 +69,13 @@ class Bar:
 
     name: str
     candidate: str
-    measure: str  # "ratio" to the fastest of `against`; "peak" or "copy": a share of it; "scaling"; "time"
+    measure: str  # "ratio" to the fastest of `against`; "peak" or "copy": a share of it; "scaling"; "time"; "regret"
     geometric_mean: float
     worst: float
     against: tuple[str, ...] = ()
     select: Mapping[str, Any] | None = None
     microseconds: float = 0.0  # what a "time" is allowed
+    share: float = 1.0  # of the rows, the best ones: the worst of these is judged
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,11 @@ def read_sweep(name: str, title: str, parameter: str, problem: str, values: Iter
 
 def _read_bar(entry: Mapping[str, Any]) -> Bar:
     bar = Bar(**{**entry, "against": tuple(entry.get("against", ()))})
-    if bar.measure not in ("ratio", "peak", "copy", "scaling", "time"):
-        raise ValueError(f"bar {bar.name!r}: measure must be ratio, peak, copy, scaling or time, got {bar.measure!r}")
+    measures = ("ratio", "peak", "copy", "scaling", "time", "regret")
+    if bar.measure not in measures:
+        raise ValueError(f"bar {bar.name!r}: measure must be one of {', '.join(measures)}, got {bar.measure!r}")
+    if not 0 < bar.share <= 1:
+        raise ValueError(f"bar {bar.name!r}: share must be above 0 and at most 1, got {bar.share}")
     if (bar.measure == "time") != (bar.microseconds > 0):
         raise ValueError(f"bar {bar.name!r}: a time, and only a time, is allowed some microseconds")
     if (bar.measure == "ratio") != bool(bar.against):
@@ -190,9 +194,24 @@ def networks() -> list[str]:
     return sorted(path.stem for path in SHAPES.glob("*.csv"))
 
 
-def select_layers(networks: Sequence[str], batch: Sequence[int] = (1,), dtype: str = "f32") -> list[Layer]:
-    """The layers of these networks, at these batch sizes."""
-    return [layer for size in batch for network in networks for layer in layers(network, size, dtype)]
+def select_layers(
+    networks: Sequence[str],
+    batch: Sequence[int] = (1,),
+    dtype: str = "f32",
+    family: str | None = None,
+    kernel: int | None = None,
+    stride: int | None = None,
+) -> list[Layer]:
+    """The layers of these networks, at these batch sizes; of one family (conv, max, avg), kernel and stride."""
+
+    def wanted(layer: Layer) -> bool:
+        problem = fastconv.parse_problem(layer.problem)
+        own = getattr(problem, "kind", "conv"), problem.kernel, problem.stride
+        asked = family, kernel and (kernel, kernel), stride and (stride, stride)
+        return all(value is None or value == has for has, value in zip(own, asked, strict=True))
+
+    found = [layer for size in batch for network in networks for layer in layers(network, size, dtype)]
+    return [layer for layer in found if wanted(layer)]
 
 
 def layers(network: str, batch: int = 1, dtype: str = "f32") -> list[Layer]:

@@ -1,6 +1,7 @@
 """Presets of the harness, and the bars that judge a run."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,25 @@ def test_quick_sweeps_what_it_should():
         assert {f"{family}-{parameter}" for parameter in ("kernel", "stride", "padding", "channels")} <= names
 
 
+def test_layers_are_chosen_by_family_kernel_and_stride():
+    every = presets.select_layers(["googlenet"])
+    threes = presets.select_layers(["googlenet"], family="conv", kernel=3, stride=1)
+    assert 0 < len(threes) < len(every)
+    found = [fastconv.parse_problem(layer.problem) for layer in threes]
+    assert {(type(problem).__name__, problem.kernel, problem.stride) for problem in found} == {
+        ("ConvProblem", (3, 3), (1, 1))
+    }
+    pools = presets.select_layers(["googlenet"], batch=[2], family="max", kernel=3)
+    assert {fastconv.parse_problem(layer.problem).stride for layer in pools} == {(1, 1), (2, 2)}
+
+
 @pytest.mark.parametrize("network", presets.networks())
 def test_layers_of_real_networks_are_problems(network):
     for layer in presets.layers(network, batch=8):
         assert fastconv.parse_problem(layer.problem).batch == 8
+
+
+ONE = {"geometric_mean": 1, "worst": 1}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +67,10 @@ def test_layers_of_real_networks_are_problems(network):
     [
         ({"secnds": 1}, "secnds"),
         ({"directions": ["sideways"]}, "sideways"),
-        ({"bars": [{"name": "x", "candidate": "a", "measure": "speed", "geometric_mean": 1, "worst": 1}]}, "measure"),
-        ({"bars": [{"name": "x", "candidate": "a", "measure": "ratio", "geometric_mean": 1, "worst": 1}]}, "against"),
-        ({"bars": [{"name": "x", "candidate": "a", "measure": "time", "geometric_mean": 1, "worst": 1}]}, "micro"),
+        ({"bars": [{"name": "x", "candidate": "a", "measure": "speed", **ONE}]}, "measure"),
+        ({"bars": [{"name": "x", "candidate": "a", "measure": "ratio", **ONE}]}, "against"),
+        ({"bars": [{"name": "x", "candidate": "a", "measure": "time", **ONE}]}, "micro"),
+        ({"bars": [{"name": "x", "candidate": "a", "measure": "peak", **ONE, "share": 95}]}, "share"),
         ({"problems": ["nonsense"]}, "nonsense"),
     ],
 )
@@ -144,6 +161,37 @@ def test_a_time_is_judged_by_what_it_is_allowed():
     assert not judged(allowed, (A, "forward", 1, "ours", [13e-6, 13e-6])).reached
 
 
+def test_regret_is_against_the_fastest_that_auto_may_take():
+    rows = [(A, "forward", 1, "ours", [2.0, 4.0]), (A, "forward", 1, "slow", [6.0, 6.0]),
+            (A, "forward", 1, "fast", [1.0, 2.0]), (A, "forward", 1, "inexact", [0.1, 0.1])]  # fmt: skip
+    run = a_run(*rows)
+    for row in run.rows:
+        row |= {"algorithm": "fast" if row["name"] == "ours" else row["name"], "admitted": row["name"] != "inexact"}
+    (found,) = bars.judge([bar("regret", mean=0.9)], run)
+    assert found.mean == 0.5, "paired by round, beside what is admitted and timed under its own name"
+    assert not found.reached
+    run.rows[2]["admitted"] = False
+    (found,) = bars.judge([bar("regret")], run)
+    assert found.mean == pytest.approx(2.25)
+    (found,) = bars.judge([bar("regret")], a_run(*rows))
+    assert found.missing, "nothing is known of who might have been taken"
+
+
+def test_the_worst_row_of_a_share_of_them():
+    problems = [A.replace("n1", f"n{batch}") for batch in range(1, 21)]
+    rows = [(problem, "forward", 1, "ours", [1.0]) for problem in problems]
+    rows += [(problem, "forward", 1, "peer", [10.0 + i]) for i, problem in enumerate(problems)]
+    found = judged(bar(worst=11.0), *rows)
+    assert found.worst[1] == 10.0
+    assert not found.reached
+    found.bar = replace(found.bar, share=0.95)
+    assert found.worst[1] == 11.0, "one of twenty is spared"
+    assert found.reached
+    assert found.mean < 21, "the mean is over all"
+    found.bar = replace(found.bar, share=0.96)
+    assert found.worst[1] == 10.0
+
+
 def test_bars_select_rows():
     row = {"problem": A, "direction": "forward", "threads": 1, "family": "conv"}
     depthwise = {**row, "problem": "f32_n1c8h8w8_k8r3s3_g8"}
@@ -155,6 +203,14 @@ def test_bars_select_rows():
     assert not bars.selected({"most_flops": 1}, row)
     assert not bars.selected({"directions": ["backward_input"]}, row)
     assert not bars.selected({"dtype": "float64"}, row)
+    large = {**row, "problem": "f32_n4c8h8w6_k24r3s3"}
+    assert bars.selected({"batch": [1, 4], "least_out_channels": 24, "least_map": 6}, large)
+    assert not bars.selected({"batch": [1]}, large)
+    assert not bars.selected({"least_out_channels": 25}, large)
+    assert not bars.selected({"least_map": 7}, large), "the shorter side counts"
+    pool = {**row, "problem": "max_n1c8h8w8_r2s2", "family": "max"}
+    assert bars.selected({"least_out_channels": 8}, pool)
+    assert not bars.selected({"least_out_channels": 9}, pool)
     with pytest.raises(ValueError, match="colour"):
         bars.selected({"colour": 1}, row)
 

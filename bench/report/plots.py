@@ -23,10 +23,16 @@ STYLES = (
     ("cython_winograd", "#b3477f", "#e794c4", "D"),
     ("torch_channels_last", "#7a3db8", "#b794f6", "v"),
     ("torch", "#c44f00", "#ff8a4c", "P"),
+    ("onnxruntime", "#00707f", "#4cc3d4", "p"),
+    ("openvino", "#5d7300", "#b5cf45", "d"),
+    ("ncnn", "#7d5a3c", "#cda482", "H"),
     ("auto", "#1f2937", "#e5e7eb", "*"),
 )
 _SPARE = (("#8a6d00", "#d8b93a", "h"), ("#a33b3b", "#f28b8b", "<"), ("#3f6f8f", "#93c2e0", ">"))
-GLYPHS = {"o": "●", "s": "■", "^": "▲", "X": "✖", "D": "◆", "v": "▼", "P": "✚", "*": "★", "h": "⬢", "<": "◀", ">": "▶"}
+GLYPHS = {
+    "o": "●", "s": "■", "^": "▲", "X": "✖", "D": "◆", "v": "▼", "P": "✚", "*": "★", "h": "⬢", "<": "◀", ">": "▶",
+    "p": "⬟", "d": "⬧", "H": "⬣",
+}  # fmt: skip
 
 _TEXT, _AXIS, _GRID, _LIMIT = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_TEXT: "--text", _AXIS: "--axis", _GRID: "--grid", _LIMIT: "--limit"}

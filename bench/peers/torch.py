@@ -1,4 +1,4 @@
-"""Other libraries, called as their users would: PyTorch on NCHW, and on its channels-last layout."""
+"""PyTorch on NCHW, and on its channels-last layout: the functions that its users call, weights and all."""
 
 from __future__ import annotations
 
@@ -8,37 +8,9 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from bench.candidates import Candidate, Prepared, Refused, sum_error
+from bench.candidates import Prepared, Refused, sum_error
 from bench.data import Operands
 from bench.presets import Problem
-
-NAMES = ("torch", "torch_channels_last")
-
-
-def find(name: str) -> Candidate:
-    """The peer of that name.
-
-    Raises
-    ------
-    ValueError
-        When it is unknown or not installed.
-    """
-    if name not in NAMES:
-        raise ValueError(f"unknown peer {name!r}; the names are {', '.join(NAMES)}")
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"the peer {name} is not installed: {error}") from None
-    return Torch(name, channels_last=name.endswith("channels_last"))
-
-
-def set_num_threads(threads: int) -> None:
-    """The thread count of every peer that is loaded."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(threads)
 
 
 class Torch:
@@ -48,8 +20,10 @@ class Torch:
     before each sample.
     """
 
-    def __init__(self, name: str, channels_last: bool) -> None:
-        self.name, self.channels_last = name, channels_last
+    def __init__(self, name: str) -> None:
+        import torch  # noqa: F401
+
+        self.name, self.channels_last = name, name.endswith("channels_last")
 
     def prepare(self, problem: Problem, direction: str, operands: Operands) -> Prepared:
         """Bind torch's own function for `direction`; refuse what it cannot express."""
