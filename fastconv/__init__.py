@@ -14,6 +14,7 @@ The rooms:
     conv/, pool/     the implementations           kernels/         their loops, in Numba and Cython
     threads.py       the only owner of threads     workspace.py     scratch, and memory of results
     settings.py      use() and configure()         machine.py       what this machine is and can
+    winograd.py      matrices of transforms        tuning.py        who is the fastest, timed here
     models/          networks as data              summary.py       their memory and parameters, counted
     cli.py           the questions, from a shell   limits.py        what this machine can do, measured
 """
