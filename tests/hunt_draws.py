@@ -91,7 +91,10 @@ def grouped(rng: np.random.Generator) -> tuple[int, int, int]:
 def conv(rng: np.random.Generator, axes: int) -> Given:
     """`padding` as pairs, of any mode, in "pads": hunt_calls.py knows what they mean."""
     mode = pick(rng, "zeros", "zeros", *PADDING_MODES)
-    size, kernel, stride, pads, dilation = zip(*(axis(rng, axes, mode) for _ in range(axes)), strict=True)
+    drawn = [axis(rng, axes, mode) for _ in range(axes)]
+    if axes == 2 and rng.random() < 0.3:  # what the transforms are for
+        drawn = [entry._replace(size=max(entry.size, 3), kernel=3, stride=1, dilation=1) for entry in drawn]
+    size, kernel, stride, pads, dilation = zip(*drawn, strict=True)
     groups, channels, filters = grouped(rng)
     weight = whole(rng, groups * filters, channels, *kernel)
     bias = whole(rng, len(weight)) if rng.random() < 0.5 else None
@@ -104,9 +107,10 @@ def conv(rng: np.random.Generator, axes: int) -> Given:
 
 def conv_transpose(rng: np.random.Generator, axes: int) -> Given:
     drawn = []
+    three = axes == 2 and rng.random() < 0.3  # what the transforms are for
     for _ in range(axes):
-        size, kernel = up_to(rng, {1: 15, 2: 6, 3: 4}[axes], 1), pick(rng, *KERNELS[axes])
-        stride, dilation = pick(rng, 1, 2, 2, 3, 5), pick(rng, 1, 1, 2, 3)
+        size, kernel = up_to(rng, {1: 15, 2: 6, 3: 4}[axes], 1), 3 if three else pick(rng, *KERNELS[axes])
+        stride, dilation = (1, 1) if three else (pick(rng, 1, 2, 2, 3, 5), pick(rng, 1, 1, 2, 3))
         extra = up_to(rng, max(stride, dilation) - 1) if rng.random() < 0.6 else 0
         # What is left of the windows' extent when the padding is off must hold one position, before any output padding.
         covered = (size - 1) * stride + dilation * (kernel - 1) + 1

@@ -39,6 +39,8 @@ SHAPES = "tests/test_edge_shapes.py"
 REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
 WINOGRAD = "tests/test_winograd.py"
+PREPARED = "tests/test_prepared.py"
+TUNING = "tests/test_tuning.py"
 SETTINGS = "tests/test_settings.py"
 WORKSPACE = "tests/test_workspace.py"
 
@@ -564,6 +566,162 @@ MUTANTS: tuple[Mutant, ...] = (
         WINOGRAD,
         "every_instruction_set",
     ),
+    Mutant(
+        "cython_winograd: the second of a pair of rows of a matrix has the sign of the first",
+        ("conv/cython_winograd forward", "conv/cython_winograd backward_weight"),
+        "fastconv/winograd.py",
+        "(-lead, f'opposite{row}')",
+        "(lead, f'opposite{row}')",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: a run of tiles goes on beyond its row",
+        ("border", "conv/cython_winograd forward"),
+        "fastconv/kernels/cython/winograd.pxd",
+        "g.columns - p.column)",
+        "g.columns)",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: the column behind the last one is read, and not 0",
+        ("border", "conv/cython_winograd forward"),
+        "fastconv/kernels/cython/winograd_size.h",
+        "left = columns - at;",
+        "left = columns - at + 1;",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: the row behind the last one is read, and not 0",
+        ("border", "conv/cython_winograd forward"),
+        "fastconv/kernels/cython/winograd_size.h",
+        "if (h < 0 || h >= rows)",
+        "if (h < 0 || h > rows)",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: a last channel that has a vector for itself is left out",
+        ("tail", "conv/cython_winograd forward"),
+        "fastconv/kernels/cython/winograd.pyx",
+        "    while channel < t.group_source:\n",
+        "    while channel + 1 < t.group_source:\n",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd forward: each piece of the weights is the first one",
+        ("conv/cython_winograd forward",),
+        "fastconv/kernels/cython/winograd.pyx",
+        "transform_weights(t, t.call.first_block + item,",
+        "transform_weights(t, item,",
+        WINOGRAD,
+        "scratch_and_threads",
+    ),
+    Mutant(
+        "cython_winograd backward_weight: the bias of a channel has the gradient of its neighbour",
+        ("conv/cython_winograd backward_weight",),
+        "fastconv/kernels/cython/winograd_gradient.pyx",
+        "n * t.grad.n + item * t.grad.c",
+        "n * t.grad.n + (item ^ (item > 0)) * t.grad.c",
+        WINOGRAD,
+        "grad_bias",
+    ),
+    Mutant(
+        "cython_winograd backward_weight: the segments depend on the number of threads",
+        ("threads",),
+        "fastconv/conv/cython_winograd.py",
+        "    for first in range(0, schedule.tiles, schedule.segment):\n"
+        "        last = min(first + schedule.segment, schedule.tiles)\n",
+        "    step = schedule.segment if threads == 1 or not sums else schedule.segment - 1\n"
+        "    for first in range(0, schedule.tiles, step):\n"
+        "        last = min(first + step, schedule.tiles)\n",
+        WINOGRAD,
+        "scratch_and_threads",
+    ),
+    Mutant(
+        "cython_winograd: a slot has no room for the whole vectors that a run of columns ends with",
+        ("scratch",),
+        "fastconv/conv/winograd_blocks.py",
+        "columns = -(-(run * size + TAPS - 1) // lanes) * lanes",
+        "columns = run * size + TAPS - 1",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: the workspace is counted without what all threads share",
+        ("scratch",),
+        "fastconv/conv/cython_winograd.py",
+        "return shared + sums.slot_bytes, shared + threads * sums.slot_bytes",
+        "return sums.slot_bytes, threads * sums.slot_bytes",
+        WINOGRAD,
+        "every_instruction_set",
+    ),
+    Mutant(
+        "prepare_conv2d: every group takes the weight of the first",
+        ("conv/cython_winograd forward",),
+        "fastconv/kernels/cython/winograd.pyx",
+        "weights = <const real *>t.call.packed + item * t.weight_block",
+        "weights = <const real *>t.call.packed + item % blocks * t.weight_block",
+        PREPARED,
+        "many_blocks",
+    ),
+    Mutant(
+        "planner: a tolerance of 0 admits a transform",
+        ("planner",),
+        "fastconv/planner.py",
+        "elif algorithm.transforms and not using.tolerance:",
+        "elif False:",
+        WINOGRAD,
+        "tolerance_zero",
+    ),
+    Mutant(
+        "planner: auto gives float16 to a transform",
+        ("planner",),
+        "fastconv/planner.py",
+        "        using = replace(using, tolerance=0.0)\n",
+        "        pass\n",
+        WINOGRAD,
+        "half_precision",
+    ),
+    Mutant(
+        "conv2d_input: float16 is given to a transform",
+        ("planner",),
+        "fastconv/functional/conv_grad.py",
+        "None, arguments.is_half(weights)",
+        "None, False",
+        WINOGRAD,
+        "half_precision",
+    ),
+    Mutant(
+        "conv_transpose2d_backward: float16 is given to a transform",
+        ("planner",),
+        "fastconv/functional/conv_transpose_backward.py",
+        "plan(problem, Direction.FORWARD, algorithm, arguments.is_half(given))",
+        "plan(problem, Direction.FORWARD, algorithm, False)",
+        WINOGRAD,
+        "half_precision",
+    ),
+    Mutant(
+        "tune: what was found holds for any number of threads",
+        ("planner", "threads"),
+        "fastconv/planner.py",
+        'return f"{problem} {direction} x{count}"',
+        'return f"{problem} {direction}"',
+        TUNING,
+        "its_threads",
+    ),
+    Mutant(
+        "tune: processes that write at the same time do not wait for each other",
+        ("planner",),
+        "fastconv/store.py",
+        "fcntl.flock(lock, fcntl.LOCK_EX)",
+        "fcntl.flock(lock, fcntl.LOCK_SH)",
+        TUNING,
+        "writers",
+    ),
     # -- the split among threads --------------------------------------------------------------------
     Mutant(
         "threads: items that do not divide evenly are lost",
@@ -652,8 +810,7 @@ class Project:
             return "BROKEN", f"{original.count(mutant.old)} places match in {mutant.file}"
         file.write_text(original.replace(mutant.old, mutant.new))
         try:
-            if file.suffix != ".py":
-                self.compile()
+            self.compile()  # matrices in a header are made by Python, too
             done = self.test(mutant.where, mutant.which)
         except subprocess.TimeoutExpired:
             return "killed", "by hanging"

@@ -28,6 +28,8 @@ TESTS = (
     "tests/test_conformance_conv.py",
     "tests/test_conformance_pool.py",
     "tests/test_blocks.py",
+    "tests/test_winograd.py",
+    "tests/test_prepared.py",
     "tests/test_guard_pages.py",
 )
 #: Only what is compiled here; and a segmentation fault, which one test provokes, is none under AddressSanitizer.

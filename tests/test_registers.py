@@ -1,6 +1,6 @@
 """Sums of the tiles stay in registers: read off the machine code, for a spill changes no result and costs a third.
 
-What is looked at is what simd.h, planes.h and depthwise.h promise, at the levels with fused multiply-adds.
+What is looked at is what simd.h, planes.h, depthwise.h and winograd.h promise, at the levels with fused multiply-adds.
 """
 
 import re
@@ -15,8 +15,8 @@ from fastconv.kernels.cython import built
 from tests import registers
 
 #: Of each level: rows of the register tile, vectors of the line tile of 1 to 4 rows, rows of a depthwise tile, and of
-#: both sets of the dots tile.
-LEVELS = {"v4": (14, (8, 8, 6, 6), 8, (4, 6)), "v3": (6, (8, 4, 3, 2), 4, (3, 4))}
+#: both sets of the dots tile; rows of the tile of Winograd's grad_weight.
+LEVELS = {"v4": (14, (8, 8, 6, 6), 8, (4, 6), 8), "v3": (6, (8, 4, 3, 2), 4, (3, 4), 4)}
 
 
 @cache
@@ -103,6 +103,19 @@ def test_the_products_of_depthwise_3x3(level, kind):
     tiles = [run for run in found if registers.multiply_adds(run) == 36]
     assert len(tiles) >= 2
     assert not reloads(tiles)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_products_of_winograd(level, kind):
+    """Of one and of two vectors: the tile of any number of rows, and that of grad_weight of whole vectors of them."""
+    found = loops("winograd", level, f"fc_product_{kind}")
+    rows = range(1, LEVELS[level][0] + 1)
+    assert set(sizes(found)) == {*rows, *(2 * count for count in rows)}
+    assert not spills(found)
+    found = loops("winograd_gradient", level, f"fc_outer_{kind}")
+    assert sizes(found) == Counter([LEVELS[level][4], 2 * LEVELS[level][4]])
+    assert not spills(found)
 
 
 # -- What reads the machine code, on code that is given ----------------------------------------------

@@ -162,12 +162,14 @@ def prepare_weight(size: int, problem: ConvProblem, direction: Direction, weight
     """The weight of all blocks of channels, transformed: it is the same for every batch."""
     module = compiled.kernels("winograd")
     schedule = _tiling(size, problem, direction)
-    memory = np.empty(schedule.weight_items * schedule.weight_bytes + ALIGNMENT, np.uint8)
+    nbytes = schedule.weight_items * schedule.weight_bytes
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    call = module.winograd_call(None, weight_kcrs, None, memory.ctypes.data + start, 0, None, 0)
+    memory = memory[start : start + nbytes]
+    call = module.winograd_call(None, weight_kcrs, None, memory.ctypes.data, 0, None, 0)
     task = module.winograd_task(**schedule.fields)
     pool.run(module.PACK[problem.dtype], call + task, schedule.weight_items, None)
-    return PreparedWeight(memory[start:])
+    return PreparedWeight(memory)
 
 
 def _correlate(
