@@ -103,7 +103,7 @@ class Algorithm:
         and nobody need look at all of them first.
     backward_weight
         conv: (problem, grad_output, input, grad_weight, grad_bias or None, scratch, threads); None for pools.
-    prepare_weight : (problem, direction, weight) -> PreparedWeight, optional
+    prepare_weight : (problem, direction, weight, threads) -> PreparedWeight, optional
         Transforms or packs a weight once, for problems that differ in their batch alone; None where it would not pay.
     group : str
         A name for several algorithms together, of which the best is meant.
@@ -123,7 +123,7 @@ class Algorithm:
     backward_input: Callable[..., None]
     backward_weight: Callable[..., None] | None = None
     checks_indices: bool = False
-    prepare_weight: Callable[[Any, Direction, np.ndarray], PreparedWeight] | None = None
+    prepare_weight: Callable[[Any, Direction, np.ndarray, int], PreparedWeight] | None = None
     group: str = ""
     transforms: bool = False
 

@@ -39,6 +39,7 @@ SHAPES = "tests/test_edge_shapes.py"
 REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
 WINOGRAD = "tests/test_winograd.py"
+PAGES = "tests/test_guard_pages.py"
 PREPARED = "tests/test_prepared.py"
 TUNING = "tests/test_tuning.py"
 SETTINGS = "tests/test_settings.py"
@@ -610,6 +611,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "    while channel + 1 < t.group_source:\n",
         WINOGRAD,
         "every_instruction_set",
+    ),
+    Mutant(
+        "cython_winograd: channels behind the last one are read, and not used",
+        ("conv/cython_winograd forward", "tail"),
+        "fastconv/kernels/cython/winograd.h",
+        "FC_(fc_load_some)(from + j * w_step, channels) : zero",
+        "FC_(fc_load)(from + j * w_step) : zero",
+        PAGES,
+        "winograd_f2",
     ),
     Mutant(
         "cython_winograd forward: each piece of the weights is the first one",

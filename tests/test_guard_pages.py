@@ -115,7 +115,7 @@ def check_conv(algorithm: Algorithm, problem: ConvProblem, make: Pages) -> None:
             if isinstance(last, np.ndarray):
                 assert_same_numbers(last, bias_wanted, "grad_bias")
             if algorithm.prepare_weight and direction is Direction.FORWARD:
-                prepared = PreparedWeight(make.copy(algorithm.prepare_weight(problem, direction, w).memory))
+                prepared = PreparedWeight(make.copy(algorithm.prepare_weight(problem, direction, w, 1).memory))
                 again = make.empty(result.shape, problem.dtype)
                 room = scratch(make, algorithm, problem, direction, best)
                 algorithm.forward(problem, x, prepared, again, last, room, 1)

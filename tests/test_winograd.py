@@ -211,7 +211,7 @@ def test_infinity_and_nan_stay_in_their_tile():
     problem = fastconv.parse_problem("f32_n1c3h16w16_k4r3s3_pad1:1,1:1")
     x, w = operands(problem, FORWARD)
     clean = run(BY_SIZE[4], problem, FORWARD, x, w)
-    for value in (np.inf, np.nan):
+    for value in (np.inf, np.nan, 3e38):  # which overflows in the transform
         x[0, 1, 5, 6] = value  # the tiles of rows and columns 4 to 7 see it, and no other
         found = run(BY_SIZE[4], problem, FORWARD, x, w)
         inside = np.zeros((16, 16), bool)
@@ -340,6 +340,9 @@ def test_half_precision_reaches_it_by_name_alone():
     for to, algorithm in ((exact, "cython_tiled"), (found, None)):
         to += fastconv.conv2d_backward(dy, x, w, padding=1, output_mask=(True, True, False), algorithm=algorithm)[:2]
         to.append(fastconv.conv_transpose2d(dy, w, padding=1, algorithm=algorithm))
+        to += fastconv.conv_transpose2d_backward(x, dy, w, padding=1, algorithm=algorithm)[:2]
+    exact += exact[1:3]
+    found += [fastconv.conv2d_input(x.shape, w, dy, 1, 1), fastconv.conv2d_weight(x, w.shape, dy, 1, 1)]
     to_the_name = fastconv.conv2d(x, w, padding=1, algorithm="cython_winograd_f6").astype(np.float32)
     for actual, expected in zip(found, exact, strict=True):
         assert_same_numbers(actual, expected)

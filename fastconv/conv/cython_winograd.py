@@ -158,7 +158,9 @@ def _prepared(
     return schedule, module.winograd_task(**schedule.fields), threads, at_once
 
 
-def prepare_weight(size: int, problem: ConvProblem, direction: Direction, weight_kcrs: np.ndarray) -> PreparedWeight:
+def prepare_weight(
+    size: int, problem: ConvProblem, direction: Direction, weight_kcrs: np.ndarray, threads: int
+) -> PreparedWeight:
     """The weight of all blocks of channels, transformed: it is the same for every batch."""
     module = compiled.kernels("winograd")
     schedule = _tiling(size, problem, direction)
@@ -168,7 +170,7 @@ def prepare_weight(size: int, problem: ConvProblem, direction: Direction, weight
     memory = memory[start : start + nbytes]
     call = module.winograd_call(None, weight_kcrs, None, memory.ctypes.data, 0, None, 0)
     task = module.winograd_task(**schedule.fields)
-    pool.run(module.PACK[problem.dtype], call + task, schedule.weight_items, None)
+    pool.run(module.PACK[problem.dtype], call + task, schedule.weight_items, threads)
     return PreparedWeight(memory)
 
 

@@ -47,7 +47,7 @@ class PreparedConv2d:
         self.algorithm = settled.algorithm
         prepare = implementation(settled).prepare_weight
         taken = arguments.plain(weight).reshape(problem.weight_shape)
-        self._weight = prepare(problem, Direction.FORWARD, taken) if prepare else taken.copy()
+        self._weight = prepare(problem, Direction.FORWARD, taken, settled.threads) if prepare else taken.copy()
         held = self._weight if isinstance(self._weight, np.ndarray) else self._weight.memory
         self.nbytes = held.nbytes + (0 if self._bias is None else self._bias.nbytes)
 
