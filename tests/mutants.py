@@ -40,6 +40,7 @@ REGISTERS = "tests/test_registers.py"
 THREADS = "tests/test_threads.py"
 WINOGRAD = "tests/test_winograd.py"
 PAGES = "tests/test_guard_pages.py"
+CORRELATE = "tests/test_correlate.py"
 PREPARED = "tests/test_prepared.py"
 TUNING = "tests/test_tuning.py"
 SETTINGS = "tests/test_settings.py"
@@ -713,6 +714,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "plan(problem, Direction.FORWARD, algorithm, False)",
         WINOGRAD,
         "half_precision",
+    ),
+    Mutant(
+        "correlate2d: a preference lets a transform compute integers",
+        ("planner",),
+        "fastconv/functional/correlate.py",
+        'with settings.use(algorithm="auto", tolerance=0.0):',
+        "with settings.use(tolerance=0.0):",
+        CORRELATE,
+        "no_transform",
     ),
     Mutant(
         "tune: what was found holds for any number of threads",

@@ -109,10 +109,11 @@ def test_sums_beyond_doubles_are_exact():
     assert fastconv.convolve2d(x, w[:1, :1])[0, 0] == (2**31 + 1) * (2**22 + 1)
 
 
-def test_integers_ask_for_no_transform():
-    """Neither a preference nor a tolerance lets an algorithm that rounds compute integers."""
+@pytest.mark.parametrize("algorithm", ["naive", "cython_winograd_f4"])
+def test_integers_ask_for_no_transform(algorithm):
+    """Neither a preference nor a tolerance lets an algorithm that rounds compute integers: they would be cut off."""
     x, w = generator("x").integers(-9, 9, (12, 12)), generator("w").integers(-9, 9, (3, 3))
-    with settings.use(tolerance=1.0, algorithm="naive"):
+    with settings.use(tolerance=1.0, algorithm=algorithm):
         assert_same_numbers(fastconv.correlate2d(x, w), modulo(by_loops(x, w, "full", "fill", 0, False), x.dtype))
 
 

