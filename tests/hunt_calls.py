@@ -32,9 +32,6 @@ MOST_WORK, MOST_NAIVE_WORK = 3_000_000, 40_000
 #: Of integers no rounding: nothing is divided, raised to a power or mixed.
 EXACT = ("conv", "max_", "adaptive_max", "fractional", "unfold", "pad")
 
-#: Algorithms whose sums of small integers are not exact.
-ROUNDING = tuple(entry.name for entry in REGISTRY["conv"] if entry not in EXACT_ALGORITHMS)
-
 #: What torch refuses to say anything about, and so do the definitions.
 UNDEFINED = ("no window lies in padding alone",)
 
@@ -99,6 +96,12 @@ def _check(actual: Any, expected: Expected, exact: bool, dtype: str, what: str) 
         expected.check(actual, what)
 
 
+def takers(operator: str) -> list[str | None]:
+    """The algorithms to call an operator by: for any kernel, and the transforms whose sums of integers are exact."""
+    exact = [entry.name for entry in REGISTRY["conv"] if entry.transforms and entry in EXACT_ALGORITHMS]
+    return algorithms(operator) + (exact if operator.startswith("conv") else [])
+
+
 def call_once(operator: str, rng: np.random.Generator, counts: Counter[str]) -> int:
     """Draw a call, and run it by every algorithm; returns the finds, each printed."""
     draw, axes = DRAWS[operator]
@@ -120,8 +123,8 @@ def call_once(operator: str, rng: np.random.Generator, counts: Counter[str]) -> 
     threads = up_to(rng, 3, 1)
     finds = 0
     odd = pick(rng, *VIEWS)
-    for algorithm in algorithms(operator):
-        if algorithm in ROUNDING or (algorithm == "naive" and work > MOST_NAIVE_WORK):
+    for algorithm in takers(operator):
+        if algorithm == "naive" and work > MOST_NAIVE_WORK:
             continue
         what = f"{operator} {algorithm}{' channels last' if last else ''} {threads} threads"
         try:
