@@ -176,14 +176,17 @@ def test_either_order_gives_the_same_bits(monkeypatch, size, direction):
     problem = fastconv.parse_problem("f32_n3c20h17w15_k70r3s3_pad1:1,1:1")
     given = operands(problem, direction)
     found = []
-    for limit in (0, 1 << 40):
+    for limit, streamed in ((0, 0), (1 << 40, 1 << 40), (1 << 40, 0)):  # the last: several blocks of weights an item
         monkeypatch.setattr(winograd_blocks, "TILES_BYTES", limit)
+        monkeypatch.setattr(winograd_blocks, "STREAMED_BYTES", streamed)
+        monkeypatch.setattr(winograd_blocks, "ITEMS", 8 if streamed else 1)
         for cached in (winograd_blocks.tiling, cython_winograd._prepared):
             cached.cache_clear()
         found.append(run(BY_SIZE[size], problem, direction, *given))
     winograd_blocks.tiling.cache_clear()
     cython_winograd._prepared.cache_clear()
     assert_same_bits(found[1], found[0])
+    assert_same_bits(found[2], found[0])
 
 
 @SIZES

@@ -195,7 +195,7 @@ def _correlate(
         tiles, slots = scratch.reserve(schedule.tile_bytes), scratch.reserve(threads * schedule.slot_bytes)
         call = module.winograd_call(source, weight, dest, prepared, tiles, epilogue.bias, slots, relu=relu)
         pool.run(module.TRANSFORM[dtype], call + task, schedule.tile_items, threads)
-        pool.run(module.STAGED[dtype], call + task, schedule.weight_items, threads)
+        pool.run(module.STAGED[dtype], call + task, schedule.staged_items, threads)
         return
     packed, slots = scratch.reserve(at_once * schedule.weight_bytes), scratch.reserve(threads * schedule.slot_bytes)
     if prepared:

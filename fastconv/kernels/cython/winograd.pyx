@@ -5,8 +5,8 @@ transformed (one matrix for each of (m + 2)^2 frequencies: tiles by source chann
 weights (source by destination channels), and transformed back. Vectors run over channels throughout.
 
 Where weights are few, an item is a block of tiles: all three steps, in cache. Where weights outgrow the tiles, all tiles
-are transformed first, and an item is a block of 2 vectors of destination channels: it transforms its own weights and
-multiplies all tiles by them.
+are transformed first, and an item is a chunk of blocks of 2 vectors of destination channels: it transforms its own
+weights and multiplies all tiles by them.
 """
 
 from libc.string cimport memcpy, memset
@@ -254,22 +254,27 @@ cdef void transform(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t las
 
 
 cdef void staged(real *unit, WinogradRun *run, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """An item is a block of destination channels, for all tiles."""
+    """An item is a chunk of blocks of destination channels, for all tiles."""
     cdef const Winograd *t = &run.fields
     cdef int slot = fc_take_slot(&run.slots)
     cdef char *mine = <char *>t.call.scratch + slot * t.scratch_bytes
-    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(unit))
-    cdef ptrdiff_t tile_blocks = ceil_div(t.tiles, t.block_tiles), item, b
+    cdef ptrdiff_t blocks = ceil_div(t.group_dest, 2 * lanes(unit)), chunks = ceil_div(blocks, t.chunk)
+    cdef ptrdiff_t tile_blocks = ceil_div(t.tiles, t.block_tiles), item, group, block, few, b
     cdef const real *transformed
-    cdef const real *weights = <const real *>(mine + t.weights_offset)
+    cdef real *weights
     for item in range(first, last):
-        transformed = <const real *>t.call.tiles + item // blocks * tile_blocks * t.tile_block
+        group = item // chunks
+        block = item % chunks * t.chunk
+        few = at_most(t.chunk, blocks - block)
+        transformed = <const real *>t.call.tiles + group * tile_blocks * t.tile_block
         if t.call.packed:
-            weights = <const real *>t.call.packed + item * t.weight_block
+            weights = <real *>t.call.packed + (group * blocks + block) * t.weight_block
         else:
-            transform_weights(t, item, <real *>(mine + t.weights_offset))
+            weights = <real *>(mine + t.weights_offset)
+            for b in range(few):
+                transform_weights(t, group * blocks + block + b, weights + b * t.weight_block)
         for b in range(tile_blocks):
-            compute(t, item // blocks, item % blocks, 1, b * t.block_tiles,
+            compute(t, group, block, few, b * t.block_tiles,
                     at_most(t.block_tiles, t.tiles - b * t.block_tiles), transformed + b * t.tile_block, weights,
                     <real *>(mine + t.sums_offset), <real *>(mine + t.pixels_offset))
     fc_give_slot(&run.slots, slot)
