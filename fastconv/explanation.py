@@ -124,5 +124,5 @@ def explain_problem(problem: Problem, direction: Direction) -> Explanation:
         chosen = None
     preferred = chosen in using.preference(planner.family_of(problem))
     count = settings.get_num_threads()
-    tuned = chosen is not None and chosen == planner.tuned_choice(problem, direction, count)
+    tuned = chosen is not None and chosen == planner.tuned_choice(problem, direction, using)
     return Explanation(problem, direction, count, tuple(found), chosen, preferred, tuned)

@@ -230,7 +230,7 @@ def choose(
     if preferred and using.strict:
         raise _refuse(_called(found, preferred[0]), problem, direction)
     admissible = [candidate for candidate in found if not candidate.reason]
-    tuned = tuned_choice(problem, direction, using.threads or threads.get_num_threads())
+    tuned = tuned_choice(problem, direction, using)
     for candidate in admissible:
         if candidate.algorithm.name == tuned:
             return candidate
@@ -242,23 +242,26 @@ def choose(
 
 @lru_cache(maxsize=1)
 def _tuned() -> dict[str, str]:
-    """What `tune` found, from the user's cache directory: a name by problem, direction and number of threads."""
+    """What `tune` found, from the user's cache directory: a name by problem, direction and settings."""
     found = store.read("tuned", machine().fingerprint)
     return found if isinstance(found, dict) else {}
 
 
-def _tuned_key(problem: Problem, direction: Direction, count: int) -> str:
-    return f"{problem} {direction} x{count}"
+def _tuned_key(problem: Problem, direction: Direction, using: settings.Settings) -> str:
+    """With all that decides who is timed, and how fast they are."""
+    count = using.threads or threads.get_num_threads()
+    limits = f"tolerance {using.tolerance} workspace {using.workspace_limit}"
+    return f"{problem} {direction} x{count} {machine().level} {limits}"
 
 
-def tuned_choice(problem: Problem, direction: Direction, count: int) -> str | None:
-    """The algorithm that was the fastest when `tune` timed them here."""
-    return _tuned().get(_tuned_key(problem, direction, count))
+def tuned_choice(problem: Problem, direction: Direction, using: settings.Settings) -> str | None:
+    """The algorithm that was the fastest when `tune` timed them here under such settings."""
+    return _tuned().get(_tuned_key(problem, direction, using))
 
 
-def remember_tuned(found: dict[tuple[Problem, Direction, int], str]) -> None:
+def remember_tuned(found: dict[tuple[Problem, Direction], str], using: settings.Settings) -> None:
     """Take these algorithms from now on, and in processes to come if the disk can be written."""
-    changes = {_tuned_key(*key): name for key, name in found.items()}
+    changes = {_tuned_key(*key, using): name for key, name in found.items()}
     _tuned().update(changes)
     store.update("tuned", machine().fingerprint, changes)
     forget_plans()

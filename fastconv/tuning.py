@@ -84,9 +84,9 @@ def _tune(problem: Problem, direction: Direction) -> Tuned:
 def tune(problems: Iterable[Problem | str]) -> list[Tuned]:
     """Time the algorithms on problems in every direction, and let later calls take the fastest.
 
-    What is found holds for this machine and the number of threads in force. It is kept in the user's cache directory,
-    for the next process, too; an algorithm of it is taken while the settings admit it. Only algorithms that would not
-    have to compile are timed.
+    What is found holds for this machine, and for the number of threads, the tolerance and the workspace limit in force.
+    It is kept in the user's cache directory, for the next process, too. Only algorithms that would not have to compile
+    are timed.
 
     Parameters
     ----------
@@ -124,7 +124,6 @@ def tune(problems: Iterable[Problem | str]) -> list[Tuned]:
         for direction in Direction
         if isinstance(problem, ConvProblem) or direction is not Direction.BACKWARD_WEIGHT
     ]
-    planner.remember_tuned(
-        {(entry.problem, Direction(entry.direction), entry.threads): entry.algorithm for entry in found}
-    )
+    chosen = {(entry.problem, Direction(entry.direction)): entry.algorithm for entry in found}
+    planner.remember_tuned(chosen, settings.current())
     return found
