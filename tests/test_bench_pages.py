@@ -139,7 +139,8 @@ def test_a_run_of_every_algorithm_and_its_page(tmp_path):
     """As users make it: Numba compiles, and the photograph is the real one."""
     path, out = tmp_path / "run.jsonl", tmp_path / "index.html"
     assert shell.main(["run", "--preset", "tiny", "--seconds", "150", "--out", str(path)]) == 0
-    assert {row["status"] for row in records.read(path).rows} == {"timed"}
+    refused = [row["name"] for row in records.read(path).rows if row["status"] != "timed"]
+    assert all(name.startswith("cython_winograd") for name in refused), "which are for 3x3 of stride 1"
     assert shell.main(["report", str(path), "--out", str(out)]) == 0
     check_page(out.read_text(), [entry.name for entry in fastconv.algorithms("conv") if entry.available])
 
@@ -151,7 +152,9 @@ def check_page(text, names):
     assert "script" not in page.tags
     assert page.tags.count("svg") == 3 + 3 + 2 + 2, "a plot per sweep and direction, and two of VGG-16"
     assert page.tags.count("img") == 1 + len(names), "the photograph, and an edge map for each algorithm"
-    assert text.count("equal to the bit") >= len(names)
+    rounded = {"cython_winograd_f4", "cython_winograd_f6"} & set(names)
+    assert text.count("equal to the bit") >= len(names) - len(rounded)
+    assert text.count(" of the largest, ") == len(rounded)
     said = " ".join(" ".join(page.text).split())
     assert "params: 7*7*512*4096 = 102,760,448" in said
     assert "138,344,128 weights" in said

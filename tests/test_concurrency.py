@@ -314,9 +314,10 @@ INTERRUPT = """
 import os, signal, sys, threading, time, numpy as np, fastconv
 kind, name = sys.argv[1:]
 x = np.ones((8, 64, 256, 256), np.float32)
-w = np.ones((64, 64, 7, 7), np.float32)
+kernel = 3 if "winograd" in name else 7
+w = np.ones((64, 64, kernel, kernel), np.float32)
 y = np.ones_like(x)
-how = {"padding": 3, "algorithm": name}
+how = {"padding": kernel // 2, "algorithm": name}
 if kind == "pools":
     how |= {"kernel_size": 7, "stride": 1}
     calls = {
@@ -349,7 +350,7 @@ for direction, call in calls.items():
         print(direction, "was not interrupted")
     except KeyboardInterrupt:
         late, nine = time.perf_counter() - struck[0], small()
-        print(direction, "interrupted" if late < 2 and nine == 9 else f"{late} s late, {nine}")
+        print(direction, "interrupted" if late < 2 and abs(nine - 9) < 1e-3 else f"{late} s late, {nine}")
 """
 
 DIRECTIONS = {
